@@ -1,0 +1,1 @@
+"""Sise's processes and decisions; the bytes are native_pipeline's."""

@@ -1,0 +1,305 @@
+"""Settings: frozen types, one TOML file, `SISE_*` environment variables, secrets by reference; parsed once, then passed down.
+
+Everything an operator may change is here with its default. An unknown key, a wrong type or a missing secret is a
+`ConfigError` whose one line names the file and the key.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from daemon.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "SISE_"
+MASK = "********"
+
+Secret = Annotated[str, Meta(extra={"secret": True})]
+Url = Annotated[str, Meta(min_length=1, extra={"url": True})]
+PositiveInt = Annotated[int, Meta(ge=1)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the file; a key that is not listed here is refused."""
+
+
+class Database(_Section):
+    """TimescaleDB or plain PostgreSQL."""
+
+    dsn: Url = "postgresql://sise@localhost/sise"
+    batch_rows: PositiveInt = 20_000
+    flush_interval_ms: PositiveInt = 200
+    retry_delays_s: tuple[PositiveFloat, ...] = (1.0, 2.0, 4.0)
+    connect_timeout_s: PositiveInt = 5
+    statement_timeout_s: PositiveInt = 60
+    retention_days: Annotated[int, Meta(ge=0)] = 365  # 0: keep for ever
+    columnstore_after_days: PositiveInt = 7
+
+
+class Redis(_Section):
+    """Fan-out only: the path to the database never depends on it."""
+
+    url: Url = "redis://localhost:6379/0"
+    batch_messages: PositiveInt = 2_000
+    flush_interval_ms: PositiveInt = 20
+    timeout_s: PositiveFloat = 5.0
+    retry_max_s: PositiveFloat = 5.0
+    minute_counts_kept_h: PositiveInt = 48
+
+
+class Http(_Section):
+    """Metrics, health and the status page."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 9464
+
+
+class Ring(_Section):
+    """The write-ahead log of each worker."""
+
+    capacity_mb: Annotated[int, Meta(ge=1, le=65536)] = 256  # rounded up to a power of two
+    wal_sync: Literal["off", "1s"] = "1s"
+
+
+class Ingest(_Section):
+    """How the workers talk to the venues."""
+
+    subscribe_interval_ms: Annotated[int, Meta(ge=0)] = 100
+    subscribe_timeout_s: PositiveFloat = 5.0
+    subscribe_attempts: PositiveInt = 3
+    connect_timeout_s: PositiveFloat = 10.0
+    backoff_first_s: PositiveFloat = 1.0
+    backoff_max_s: PositiveFloat = 60.0
+    slot_held_backoff_s: PositiveFloat = 20.0  # OPSP8996: fast retries make it worse
+    link_timeout_s: PositiveFloat = 100.0
+    max_frame_bytes: Annotated[int, Meta(ge=65536)] = 16 * 1024 * 1024
+
+
+class Supervision(_Section):
+    """When a process counts as dead and how long a stop may take."""
+
+    grace_s: PositiveFloat = 20.0
+    heartbeat_timeout_s: PositiveFloat = 30.0
+    restart_first_s: PositiveFloat = 0.1
+    restart_max_s: PositiveFloat = 10.0
+    restarts_per_hour: PositiveInt = 60
+
+
+class Log(_Section):
+    """Log lines go to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"
+
+
+class Account(_Section):
+    """One set of credentials at a venue: one session."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    venue: Annotated[str, Meta(min_length=1)]
+    app_key: Secret = ""
+    app_secret: Secret = ""
+    ws_url: str = ""  # empty: the venue's own
+    rest_url: str = ""
+    max_subscriptions: PositiveInt = 41
+
+
+class Feed(_Section):
+    """Which symbols to collect through which account."""
+
+    account: str
+    market: Literal["kr", "us", "crypto"]
+    kinds: Annotated[tuple[Literal["trade", "orderbook"], ...], Meta(min_length=1)] = ("trade", "orderbook")
+    symbols: tuple[Annotated[str, Meta(min_length=1, max_length=24)], ...] = ()
+    symbols_file: str | None = None
+
+
+class Config(_Section):
+    """The whole file."""
+
+    data_dir: Annotated[str, Meta(min_length=1)] = "/var/lib/sise"
+    workers: Annotated[int, Meta(ge=1, le=64)] = 2
+    control_token: Secret = ""
+    database: Database = Database()
+    redis: Redis = Redis()
+    http: Http = Http()
+    ring: Ring = Ring()
+    ingest: Ingest = Ingest()
+    supervision: Supervision = Supervision()
+    log: Log = Log()
+    accounts: tuple[Account, ...] = ()
+    feeds: tuple[Feed, ...] = ()
+
+
+STARTER = """\
+# Sise: every key and its default is shown by `sise config show`, the schema by `sise config schema`.
+# Any key can also be set in the environment: SISE_DATABASE__DSN=...  Secrets: { env = "NAME" } or { file = "/path" }.
+data_dir = "/var/lib/sise"
+workers = 2
+
+[database]
+dsn = "postgresql://sise@localhost/sise"
+
+[redis]
+url = "redis://localhost:6379/0"
+
+[[accounts]]
+name = "main"
+venue = "kis"
+app_key = { env = "KIS_APP_KEY" }
+app_secret = { env = "KIS_APP_SECRET" }
+max_subscriptions = 41
+
+[[feeds]]
+account = "main"
+market = "kr"
+kinds = ["trade", "orderbook"]
+symbols = ["005930", "000660"]
+"""
+
+
+def load(path: str | Path, environment: Mapping[str, str] | None = None) -> Config:
+    """Read, override from *environment* (default: the process's), resolve secrets and check; ConfigError otherwise."""
+    path = Path(path)
+    environment = os.environ if environment is None else environment
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: is not UTF-8 text") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{path}: is not TOML: {exc}") from exc
+    _override(tree, environment)
+    tree = _resolve(tree, environment, path, at="")
+    for feed in tree.get("feeds", ()) if isinstance(tree.get("feeds"), list) else ():
+        _read_symbols_file(feed, path)
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{path}: {_name_key(str(exc))}") from exc
+    _check(config, path)
+    return config
+
+
+def _override(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """`SISE_DATABASE__DSN=x` sets `database.dsn`; values are read as TOML where they parse as such, else as text."""
+    for name, text in environment.items():
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if keys[0] not in Config.__struct_fields__:
+            continue  # SISE_ASAN and the like are not ours
+        try:
+            value: Any = tomllib.loads(f"x = {text}")["x"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        node: Any = tree
+        for key in keys[:-1]:
+            node = node[int(key)] if isinstance(node, list) and key.isdigit() else node.setdefault(key, {})
+        if isinstance(node, dict):
+            node[keys[-1]] = value
+
+
+def _resolve(node: Any, environment: Mapping[str, str], path: Path, at: str) -> Any:
+    """Replace `{ env = "NAME" }` and `{ file = "/path" }` by what they name."""
+    if isinstance(node, list):
+        return [_resolve(item, environment, path, f"{at}[{i}]") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    if set(node) == {"env"} and isinstance(node["env"], str):
+        if node["env"] not in environment:
+            raise ConfigError(f"{path}: {at}: environment variable {node['env']} is not set")
+        return environment[node["env"]]
+    if set(node) == {"file"} and isinstance(node["file"], str):
+        try:
+            return Path(node["file"]).read_text(encoding="utf-8").strip()
+        except OSError as exc:
+            raise ConfigError(f"{path}: {at}: {node['file']} cannot be read: {exc.strerror}") from exc
+    return {k: _resolve(v, environment, path, f"{at}.{k}" if at else k) for k, v in node.items()}
+
+
+def _read_symbols_file(feed: Any, path: Path) -> None:
+    """Put the lines of `symbols_file` (relative to the config file; `#` starts a comment) into `symbols`."""
+    if not isinstance(feed, dict) or not isinstance(feed.get("symbols_file"), str):
+        return
+    source = path.parent / feed["symbols_file"]
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except OSError as exc:
+        raise ConfigError(f"{path}: feeds.symbols_file: {source} cannot be read: {exc.strerror}") from exc
+    symbols = [line.split("#")[0].strip() for line in lines]
+    feed["symbols"] = [*feed.get("symbols", ()), *(s for s in symbols if s)]
+
+
+def _name_key(message: str) -> str:
+    """msgspec says "... - at `$.database.port`": put the key first, as the file writes it."""
+    found = re.search(r"^(.*?)(?: - at `(?:key in )?\$\.?(.*?)`)?$", message, re.DOTALL)
+    if found is None or not found[2]:
+        return message
+    unknown = re.search(r"unknown field `(.*)`", found[1])
+    if unknown:
+        return f"{found[2]}.{unknown[1]}: unknown key"
+    return f"{found[2]}: {found[1]}"
+
+
+def _check(config: Config, path: Path) -> None:
+    """What types cannot say: names refer to each other, and nothing is collected twice."""
+    names = [account.name for account in config.accounts]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: accounts.name: {name!r} is used twice")
+    seen: dict[tuple[str, str, str], str] = {}
+    for number, feed in enumerate(config.feeds):
+        if feed.account not in names:
+            raise ConfigError(f"{path}: feeds[{number}].account: no account is called {feed.account!r}")
+        if not feed.symbols:
+            raise ConfigError(f"{path}: feeds[{number}].symbols: is empty")
+        for kind in feed.kinds:
+            for symbol in feed.symbols:
+                if (feed.market, kind, symbol) in seen:
+                    raise ConfigError(f"{path}: feeds[{number}].symbols: {symbol} ({kind}) is collected twice")
+                seen[feed.market, kind, symbol] = feed.account
+    for section, url, schemes in (
+        ("database.dsn", config.database.dsn, ("postgresql", "postgres")),
+        ("redis.url", config.redis.url, ("redis", "rediss", "unix")),
+    ):
+        if urlsplit(url).scheme not in schemes and "=" not in url:
+            raise ConfigError(f"{path}: {section}: expected a URL that starts with {schemes[0]}://")
+
+
+def masked(config: Config) -> dict[str, Any]:
+    """Return the effective values as builtins, secrets and passwords replaced: fit for logs and for `config show`."""
+    tree: dict[str, Any] = msgspec.to_builtins(config)
+    if tree["control_token"]:
+        tree["control_token"] = MASK
+    for account in tree["accounts"]:
+        for key in ("app_key", "app_secret"):
+            if account[key]:
+                account[key] = MASK
+    tree["database"]["dsn"] = mask_url(tree["database"]["dsn"])
+    tree["redis"]["url"] = mask_url(tree["redis"]["url"])
+    return tree
+
+
+def mask_url(url: str) -> str:
+    """Return *url* without its password, also when it is a libpq `key=value` string."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return re.sub(r"(password=)('[^']*'|[^\s&]+)", rf"\1{MASK}", url)
+    user = quote(parts.username or "")
+    host = parts.netloc.rpartition("@")[2]
+    query = re.sub(r"(password=)[^&]+", rf"\1{MASK}", parts.query)
+    return urlunsplit(parts._replace(netloc=f"{user}:{MASK}@{host}", query=query))
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the file."""
+    return msgspec.json.schema(Config)

@@ -1,0 +1,38 @@
+"""The one tree of errors.
+
+    IngestError
+    ├── Retryable        network, venue busy, database away: try again later
+    ├── Refused          login, limit, bad symbol: trying again changes nothing
+    ├── BadFrame         data we cannot parse
+    ├── ConfigError      what the operator wrote; the message names file and key (exit code 2)
+    ├── RingError        a ring file that is not what it says, or is in use
+    └── InvariantBroken  our own bug: the process dies and is restarted
+"""
+
+
+class IngestError(Exception):
+    """Base of every error that Sise raises on purpose."""
+
+
+class Retryable(IngestError):
+    """Something outside is away or busy; the same call may succeed later."""
+
+
+class Refused(IngestError):
+    """Somebody said no, and will say no again."""
+
+
+class BadFrame(IngestError):
+    """A frame that does not follow the venue's protocol."""
+
+
+class ConfigError(IngestError):
+    """A setting is wrong. The message is one line and names the file and the key."""
+
+
+class RingError(IngestError):
+    """A ring file has the wrong magic, version or size, or another process holds it."""
+
+
+class InvariantBroken(IngestError):
+    """A promise of the design does not hold: a bug of ours."""

@@ -1,0 +1,23 @@
+# Step 2 of 6 in the life of a tick: what every venue's parser looks like to the frame listener.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+
+from native_pipeline.ring cimport RingWriter
+
+
+cdef enum ParseResult:
+    # A result >= 0 is the number of records (market data and quarantine) that were appended to the ring.
+    PARSE_CONTROL = -1     # not data: hand the payload to Python
+    PARSE_RING_FULL = -2   # nothing of this frame was appended: offer it again when there is room
+
+
+cdef class FrameParser:
+    cdef readonly uint8_t venue      # id in the venue registry, stamped on every record
+    cdef public uint16_t connection  # number of the connection in its worker, stamped on every record
+    cdef public uint64_t records
+    cdef public uint64_t quarantined
+
+    # Parse one whole message. All of its records are appended (committed, not published) or none.
+    # Never reads past data[size - 1]. recv_ns stamps the records and dates frames that carry no date.
+    cdef int parse_frame(self, RingWriter ring, const char* data, Py_ssize_t size, bint is_text,
+                         int64_t recv_ns) noexcept nogil

@@ -1,0 +1,70 @@
+# Step 3 of 6 in the life of a tick: the write-ahead log in shared memory. Bodies in ring.pyx, layout in layout.h.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from native_pipeline.record cimport sise_consumer_slot, sise_record_header, sise_ring_header
+
+
+cdef class RingFile:
+    """The mapping of one ring file, and the block index in it."""
+    cdef sise_ring_header* header
+    cdef char* data                # data area; a record never straddles its end
+    cdef uint64_t capacity
+    cdef uint64_t mask             # capacity - 1
+    cdef uint64_t block_bytes      # capacity / SISE_INDEX_BLOCKS
+    cdef size_t mapped_bytes
+    cdef int fd
+    cdef readonly str path
+
+    cdef int find_boundary(self, uint64_t position, uint64_t* found, uint64_t* seq) noexcept nogil
+    cdef void release_pages(self, uint64_t begin, uint64_t end) noexcept nogil
+
+
+cdef class RingWriter(RingFile):
+    """Single producer. reserve() -> fill in -> commit() per record; publish() once per network read."""
+    cdef uint64_t position         # end of the committed records, published or not
+    cdef uint64_t next_seq
+    cdef uint64_t gate             # cached minimum of the gating consumers' positions
+    cdef uint64_t claimed
+    cdef uint64_t current_block
+    cdef uint64_t released         # pages below were given back (resident window)
+    cdef int64_t last_recv_ns
+    cdef int wake_fds[8]           # eventfd of each consumer slot, -1 if none
+    cdef readonly uint64_t full_count     # reserve() calls that found no room
+    cdef readonly uint64_t recovered_bytes  # cut from the tail at open
+    cdef bint closed
+
+    # Room for one record of *length* bytes (any number; rounded up to 8 here), header included, zero-filled
+    # header fields excepted: the caller sets kind, flags, venue, market, recv_ns, utc_offset_min and the body;
+    # commit() sets length, seq and crc. NULL: the ring is full, nothing has changed. The pointer is valid until
+    # the next reserve(). Reserving again without commit() abandons the record.
+    cdef char* reserve(self, uint32_t length) noexcept nogil
+    cdef void commit(self, char* record) noexcept nogil
+    cdef void publish(self) noexcept nogil
+    cdef uint64_t free_bytes(self) noexcept nogil
+    # One quarantine record with the frame behind it; 0, or -1 if the ring is full.
+    cdef int append_quarantine(self, uint16_t reason, uint16_t detail, uint8_t venue, uint8_t market,
+                               int64_t recv_ns, const char* prefix, Py_ssize_t prefix_size,
+                               const char* frame, Py_ssize_t frame_size) noexcept nogil
+
+
+cdef class RingReader(RingFile):
+    """Base of the two consumers: fetch() a window of records, next() through it, then commit()."""
+    cdef sise_consumer_slot* slot
+    cdef int slot_index
+    cdef uint64_t position         # next byte to read
+    cdef uint64_t expected_seq     # seq of the next record, 0: not yet known
+    cdef readonly uint64_t last_seq       # of the last record that next() returned
+    cdef const char* window        # the fetched bytes
+    cdef uint64_t window_position  # ring position of window[0]
+    cdef uint64_t window_end       # ring position behind the window
+    cdef uint64_t released
+    cdef readonly uint64_t lapped_records
+    cdef readonly uint64_t corrupt_records
+
+    # Make the next published records available to next(); returns their bytes, 0 if there are none.
+    cdef uint64_t fetch(self, uint64_t max_bytes) noexcept nogil
+    # The next record of the window, or NULL when the window is used up. Valid until fetch() or commit().
+    cdef const sise_record_header* next(self) noexcept nogil
+    # Publish the position behind the last record returned by next(): its space may be overwritten.
+    cdef void commit_position(self) noexcept nogil

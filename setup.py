@@ -1,0 +1,38 @@
+"""Build the native modules; everything else is in pyproject.toml."""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+MODULES = [
+    "ring",
+    "counters",
+    "frame_parser",
+    "frame_listener",
+    "parse_kis",
+    "copy_encoder",
+    "redis_encoder",
+    "records",
+]
+SANITIZE = ["-fsanitize=address", "-fno-omit-frame-pointer"] if os.environ.get("SISE_ASAN") else []
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                f"native_pipeline.{name}",
+                [f"native_pipeline/{name}.pyx"],
+                include_dirs=["native_pipeline"],
+                depends=["native_pipeline/layout.h"],
+                extra_compile_args=["-O3", "-std=gnu11", "-Wall", "-Wno-unused-function", *SANITIZE],
+                extra_link_args=SANITIZE,
+            )
+            for name in MODULES
+            if os.path.exists(f"native_pipeline/{name}.pyx") and name in os.environ.get("SISE_MODULES", name).split(",")
+        ],
+        compiler_directives={"language_level": "3", "freethreading_compatible": False},
+        show_all_warnings=False,
+        annotate=bool(os.environ.get("SISE_ANNOTATE")),
+    ),
+)
