@@ -6,6 +6,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 MODULES = [
+    "ledger",
     "ring",
     "counters",
     "frame_parser",

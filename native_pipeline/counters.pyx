@@ -9,7 +9,7 @@ import os
 import time
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, memset, strnlen
+from libc.string cimport memcpy, memset
 
 from native_pipeline.record cimport (
     SISE_COUNTERS,
@@ -23,6 +23,9 @@ from native_pipeline.record cimport (
     sise_load_relaxed,
     sise_store_relaxed,
 )
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char* text, size_t limit)
 
 BLOCK_BYTES = SISE_COUNTERS_BLOCK_BYTES
 

@@ -26,5 +26,5 @@ cdef class FrameParser:
         cdef int result
         with nogil:
             result = self.parse_frame(ring, data, size, is_text, recv_ns)
-            ring.publish()
+            ring.publish_head()
         return result

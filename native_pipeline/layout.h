@@ -46,6 +46,7 @@ enum sise_record_flag {
     SISE_FLAG_CROSSED = 1,   /* best bid above best ask: kept, marked */
     SISE_FLAG_TRUNCATED = 2, /* quarantine: the frame was longer than what is kept */
     SISE_FLAG_AUCTION = 4,   /* book of an auction phase: prices are indicative */
+    SISE_FLAG_RESUMED = 128, /* first record after a repair: its seq jumps on purpose */
 };
 
 enum sise_side { SISE_SIDE_NONE = 0, SISE_SIDE_BUY = 1, SISE_SIDE_SELL = 2 };
@@ -222,6 +223,7 @@ static inline uint64_t sise_load_acquire(const uint64_t *p) { return __atomic_lo
 static inline uint64_t sise_load_relaxed(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
 static inline void sise_store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void sise_store_relaxed(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+static inline uint32_t sise_exchange32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
 static inline uint32_t sise_load32_relaxed(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
 static inline void sise_store32_relaxed(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 static inline void sise_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }

@@ -5,8 +5,6 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t,
 
 cdef extern from "layout.h" nogil:
     enum:
-        SISE_RING_MAGIC
-        SISE_COUNTERS_MAGIC
         SISE_LAYOUT_VERSION
         SISE_SYMBOL_BYTES
         SISE_LEVELS
@@ -28,6 +26,7 @@ cdef extern from "layout.h" nogil:
         SISE_FLAG_CROSSED
         SISE_FLAG_TRUNCATED
         SISE_FLAG_AUCTION
+        SISE_FLAG_RESUMED
         SISE_SIDE_NONE
         SISE_SIDE_BUY
         SISE_SIDE_SELL
@@ -35,6 +34,8 @@ cdef extern from "layout.h" nogil:
         SISE_CONSUMER_GATING
         SISE_CONSUMER_LOSSY
     const int64_t SISE_ABSENT
+    const uint64_t SISE_RING_MAGIC
+    const uint64_t SISE_COUNTERS_MAGIC
 
     ctypedef struct sise_record_header:
         uint32_t length
@@ -153,6 +154,7 @@ cdef extern from "layout.h" nogil:
     uint64_t sise_load_relaxed(const uint64_t *p)
     void sise_store_release(uint64_t *p, uint64_t v)
     void sise_store_relaxed(uint64_t *p, uint64_t v)
+    uint32_t sise_exchange32(uint32_t *p, uint32_t v)
     uint32_t sise_load32_relaxed(const uint32_t *p)
     void sise_store32_relaxed(uint32_t *p, uint32_t v)
     void sise_fence_acquire()

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from native_pipeline.ledger cimport Ledger
 from native_pipeline.record cimport sise_consumer_slot, sise_record_header, sise_ring_header
 
 
@@ -16,12 +17,18 @@ cdef class RingFile:
     cdef int fd
     cdef readonly str path
 
+    # The first indexed record at or behind *position*; 0, or -1 if the index knows none.
     cdef int find_boundary(self, uint64_t position, uint64_t* found, uint64_t* seq) noexcept nogil
+    # The last indexed record whose seq is at most *seq* and that is still in the ring; 0, or -1.
+    cdef int find_seq(self, uint64_t seq, uint64_t* found, uint64_t* found_seq) noexcept nogil
+    # The next whole record at or behind *position*, below *end*; NULL at the end or at a record that is not whole
+    # (then *position is where that is). Skips pads.
+    cdef const sise_record_header* record_at(self, uint64_t* position, uint64_t end) noexcept nogil
     cdef void release_pages(self, uint64_t begin, uint64_t end) noexcept nogil
 
 
 cdef class RingWriter(RingFile):
-    """Single producer. reserve() -> fill in -> commit() per record; publish() once per network read."""
+    """Single producer. reserve() -> fill in -> commit() per record; publish_head() once per network read."""
     cdef uint64_t position         # end of the committed records, published or not
     cdef uint64_t next_seq
     cdef uint64_t gate             # cached minimum of the gating consumers' positions
@@ -29,18 +36,24 @@ cdef class RingWriter(RingFile):
     cdef uint64_t current_block
     cdef uint64_t released         # pages below were given back (resident window)
     cdef int64_t last_recv_ns
+    cdef uint32_t reserved_bytes   # length of the record that reserve() handed out
+    cdef uint8_t next_flags        # ORed into the next record's flags
+    cdef Ledger ledger
+    cdef uint64_t ledger_position  # where the newest checkpoint ends
     cdef int wake_fds[8]           # eventfd of each consumer slot, -1 if none
     cdef readonly uint64_t full_count     # reserve() calls that found no room
     cdef readonly uint64_t recovered_bytes  # cut from the tail at open
     cdef bint closed
 
+    cdef uint64_t _lowest_gate(self, uint64_t default) noexcept nogil
+    cdef _recount(self, uint64_t start, uint64_t end, uint64_t through_seq)
     # Room for one record of *length* bytes (any number; rounded up to 8 here), header included, zero-filled
     # header fields excepted: the caller sets kind, flags, venue, market, recv_ns, utc_offset_min and the body;
     # commit() sets length, seq and crc. NULL: the ring is full, nothing has changed. The pointer is valid until
     # the next reserve(). Reserving again without commit() abandons the record.
     cdef char* reserve(self, uint32_t length) noexcept nogil
     cdef void commit(self, char* record) noexcept nogil
-    cdef void publish(self) noexcept nogil
+    cdef void publish_head(self) noexcept nogil
     cdef uint64_t free_bytes(self) noexcept nogil
     # One quarantine record with the frame behind it; 0, or -1 if the ring is full.
     cdef int append_quarantine(self, uint16_t reason, uint16_t detail, uint8_t venue, uint8_t market,
@@ -55,16 +68,31 @@ cdef class RingReader(RingFile):
     cdef uint64_t position         # next byte to read
     cdef uint64_t expected_seq     # seq of the next record, 0: not yet known
     cdef readonly uint64_t last_seq       # of the last record that next() returned
-    cdef const char* window        # the fetched bytes
-    cdef uint64_t window_position  # ring position of window[0]
-    cdef uint64_t window_end       # ring position behind the window
+    cdef char* copy                # a lossy reader's private copy of the window, NULL: read in place
+    cdef size_t copy_bytes
+    cdef uint64_t copy_position    # ring position of copy[0]
+    cdef uint64_t window_end       # ring position behind the fetched bytes
+    cdef bint gating
     cdef uint64_t released
     cdef readonly uint64_t lapped_records
     cdef readonly uint64_t corrupt_records
 
+    cdef void _skip_damage(self, const sise_record_header* record, uint64_t room, uint64_t available) noexcept nogil
+    cdef void _count_damage(self, uint64_t records) noexcept nogil
+    cdef uint64_t _newest_seq(self, uint64_t head) noexcept nogil
+    cdef void _resync(self, uint64_t behind) noexcept nogil
     # Make the next published records available to next(); returns their bytes, 0 if there are none.
+    # A gating reader reads in place and ignores max_bytes.
     cdef uint64_t fetch(self, uint64_t max_bytes) noexcept nogil
     # The next record of the window, or NULL when the window is used up. Valid until fetch() or commit().
     cdef const sise_record_header* next(self) noexcept nogil
     # Publish the position behind the last record returned by next(): its space may be overwritten.
     cdef void commit_position(self) noexcept nogil
+
+
+cdef class GatingReader(RingReader):
+    pass
+
+
+cdef class LossyReader(RingReader):
+    pass

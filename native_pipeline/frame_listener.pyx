@@ -1,0 +1,270 @@
+"""Step 1 of 6 in the life of a tick: a WebSocket frame, from picows' read buffer to the parser, without becoming a Python object.
+
+Before: the socket (picows, opened by `daemon/ingest/connector.py`). After: `parse_<venue>`.
+
+Stamps the receive time once per network read, joins fragmented messages, hands each whole message to the parser and
+makes the records visible once per network read. Control messages go to Python. When the ring runs short of room the
+socket is paused, so that the venue's TCP window fills up instead of our memory; what the read buffer still held is
+kept aside, in order, until there is room. The connection must be opened with `enable_auto_pong=False`: picows would
+swallow a PING that ends a read, and with it the signal to publish.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memmove
+from picows.picows cimport WSFrame, WSListener, WSMsgType, WSTransport
+
+from native_pipeline.counters cimport CountersBlock
+from native_pipeline.frame_parser cimport PARSE_CONTROL, PARSE_RING_FULL, FrameParser
+from native_pipeline.record cimport REASON_TOO_LONG
+from native_pipeline.ring cimport RingWriter
+
+from native_pipeline.counters import COUNTER_IDS
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* now)
+    int CLOCK_REALTIME
+
+cdef int FRAMES_RECEIVED = COUNTER_IDS["frames_received"]
+cdef int BYTES_RECEIVED = COUNTER_IDS["bytes_received"]
+cdef int RECORDS_RECEIVED = COUNTER_IDS["records_received"]
+cdef int RECORDS_QUARANTINED = COUNTER_IDS["records_quarantined"]
+cdef int CONTROL_FRAMES = COUNTER_IDS["control_frames"]
+cdef int SOCKET_PAUSES = COUNTER_IDS["socket_pauses"]
+cdef int RING_FULL_WAITS = COUNTER_IDS["ring_full_waits"]
+cdef int LAST_DATA_NS = COUNTER_IDS["last_data_ns"]
+
+cdef enum:
+    KEEP_BYTES = 1 << 16  # an assembly buffer that grew beyond this is freed after use
+
+
+cdef inline int64_t wall_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef struct Held:
+    # a message that found the ring full: this header, then its bytes
+    int64_t recv_ns
+    uint64_t size
+    uint64_t is_text
+
+
+cdef class _Bytes:
+    """A growable buffer; `grow` returns -1 when there is no memory."""
+    cdef char* data
+    cdef size_t size
+    cdef size_t capacity
+
+    def __dealloc__(self):
+        free(self.data)
+
+    cdef int append(self, const void* source, size_t count) noexcept nogil:
+        cdef size_t capacity = self.capacity
+        cdef char* grown
+        if self.size + count > capacity:
+            capacity = max(capacity * 2, self.size + count)
+            grown = <char*>realloc(self.data, capacity)
+            if grown is NULL:
+                return -1
+            self.data = grown
+            self.capacity = capacity
+        memcpy(self.data + self.size, source, count)
+        self.size += count
+        return 0
+
+    cdef void clear(self) noexcept nogil:
+        self.size = 0
+        if self.capacity > KEEP_BYTES:
+            free(self.data)
+            self.data = NULL
+            self.capacity = 0
+
+
+cdef class FrameListener(WSListener):
+    """One connection's listener.
+
+    on_control: called with the bytes of each control message. on_closed: called once, when the socket is gone.
+    max_message_bytes: bound of a fragmented message; a longer one is quarantined (its first bytes are kept).
+    """
+
+    cdef RingWriter ring
+    cdef FrameParser parser
+    cdef CountersBlock counters
+    cdef object on_control
+    cdef object on_closed
+    cdef size_t max_message_bytes
+    cdef uint64_t reserve_bytes   # the socket is paused below this much room, resumed above twice as much
+    cdef int64_t recv_ns          # of the network read under way, 0 between reads
+    cdef _Bytes assembly          # fragments of the message under way
+    cdef bint assembling
+    cdef bint assembly_is_text
+    cdef bint assembly_too_long
+    cdef _Bytes held              # messages that found the ring full, in order
+    cdef uint64_t read_frames
+    cdef uint64_t read_bytes
+    cdef uint64_t read_control
+    cdef object transport
+    cdef readonly int64_t last_frame_ns   # wall clock of the newest frame of any kind
+    cdef readonly int64_t last_data_ns    # wall clock of the newest frame that was data
+    cdef readonly uint64_t frames
+    cdef readonly bint paused
+
+    def __init__(self, RingWriter ring not None, FrameParser parser not None, CountersBlock counters not None,
+                 on_control, on_closed, *, size_t max_message_bytes=16 << 20):
+        self.ring = ring
+        self.parser = parser
+        self.counters = counters
+        self.on_control = on_control
+        self.on_closed = on_closed
+        self.max_message_bytes = max_message_bytes
+        self.reserve_bytes = ring.capacity >> 3
+        self.assembly = _Bytes()
+        self.held = _Bytes()
+
+    cpdef on_ws_connected(self, WSTransport transport):
+        self.transport = transport
+
+    cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
+        if self.recv_ns == 0:
+            self.recv_ns = wall_ns()
+        self.read_frames += 1
+        self.read_bytes += frame.payload_size
+        if frame.msg_type == WSMsgType.TEXT or frame.msg_type == WSMsgType.BINARY:
+            if frame.fin:
+                self._take(frame.payload_ptr, frame.payload_size, frame.msg_type == WSMsgType.TEXT)
+            else:
+                self.assembling = True
+                self.assembly_is_text = frame.msg_type == WSMsgType.TEXT
+                self.assembly_too_long = False
+                self.assembly.clear()
+                self._assemble(frame)
+        elif frame.msg_type == WSMsgType.CONTINUATION:
+            if self.assembling:
+                self._assemble(frame)
+                if frame.fin:
+                    self._take_assembled()
+        elif frame.msg_type == WSMsgType.PING:
+            transport.send_pong(frame.get_payload_as_bytes())
+        elif frame.msg_type == WSMsgType.CLOSE:
+            if not transport.is_close_frame_sent:
+                transport.send_close(frame.get_close_code())
+            transport.disconnect()
+        if frame.last_in_buffer:
+            self._end_read()
+
+    cpdef on_ws_disconnected(self, WSTransport transport):
+        self.assembling = False  # a message cut by the disconnection is not data
+        self.assembly.clear()
+        self._end_read()
+        self.transport = None
+        self.on_closed()
+
+    cdef _assemble(self, WSFrame frame):
+        cdef size_t room = self.max_message_bytes - self.assembly.size
+        cdef size_t count = min(<size_t>frame.payload_size, room)
+        if count < <size_t>frame.payload_size:
+            self.assembly_too_long = True
+        if self.assembly.append(frame.payload_ptr, count) < 0:
+            raise MemoryError
+
+    cdef _take_assembled(self):
+        cdef _Bytes assembly = self.assembly
+        self.assembling = False
+        if self.assembly_too_long:
+            self.ring.append_quarantine(REASON_TOO_LONG, 0, self.parser.venue, 0, self.recv_ns, b"", 0,
+                                        assembly.data, assembly.size)
+        else:
+            self._take(assembly.data, assembly.size, self.assembly_is_text)
+        assembly.clear()
+
+    cdef _take(self, const char* data, Py_ssize_t size, bint is_text):
+        """One whole message: to the ring, or to Python, or aside if the ring is full."""
+        cdef int result
+        cdef Held held
+        if self.held.size == 0:
+            result = self.parser.parse_frame(self.ring, data, size, is_text, self.recv_ns)
+            if result >= 0:
+                self.last_data_ns = self.recv_ns
+                return
+            if result == PARSE_CONTROL:
+                self.read_control += 1
+                self.on_control(PyBytes_FromStringAndSize(data, size))
+                return
+            self.counters.add(RING_FULL_WAITS, 1)
+        held.recv_ns = self.recv_ns
+        held.size = size
+        held.is_text = is_text
+        if self.held.append(&held, sizeof(held)) < 0 or self.held.append(data, size) < 0:
+            raise MemoryError
+
+    cdef _end_read(self):
+        """Behind the last frame of a network read: publish, count, and pause the socket if the ring is short of room."""
+        self.ring.publish_head()
+        if self.recv_ns:
+            self.last_frame_ns = self.recv_ns
+            self.recv_ns = 0
+        self.frames += self.read_frames
+        self._count()
+        if not self.paused and (self.held.size or self.ring.free_bytes() < self.reserve_bytes):
+            self.paused = True
+            self.counters.add(SOCKET_PAUSES, 1)
+            if self.transport is not None:
+                self.transport.underlying_transport.pause_reading()
+
+    cdef void _count(self) noexcept:
+        self.counters.add(FRAMES_RECEIVED, self.read_frames)
+        self.counters.add(BYTES_RECEIVED, self.read_bytes)
+        self.counters.add(CONTROL_FRAMES, self.read_control)
+        self.counters.add(RECORDS_RECEIVED, self.parser.records)
+        self.counters.add(RECORDS_QUARANTINED, self.parser.quarantined)
+        if self.last_data_ns:
+            self.counters.store(LAST_DATA_NS, <uint64_t>self.last_data_ns)
+        self.parser.records = 0
+        self.parser.quarantined = 0
+        self.read_frames = 0
+        self.read_bytes = 0
+        self.read_control = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Size of the messages that wait for room in the ring; to be drained by `try_resume`, also after a close."""
+        return self.held.size
+
+    def try_resume(self) -> bool:
+        """Append what was held and read on, if there is room; True if the socket is not paused (any more).
+
+        To be called every few milliseconds while `paused`, also after the connection has closed.
+        """
+        cdef size_t done = 0
+        cdef Held held
+        cdef int result
+        if not self.paused:
+            return True
+        while done < self.held.size:
+            memcpy(&held, self.held.data + done, sizeof(held))
+            result = self.parser.parse_frame(self.ring, self.held.data + done + sizeof(held), held.size,
+                                             held.is_text, held.recv_ns)
+            if result == PARSE_RING_FULL:
+                break
+            if result == PARSE_CONTROL:
+                self.read_control += 1
+                self.on_control(PyBytes_FromStringAndSize(self.held.data + done + sizeof(held), held.size))
+            done += sizeof(held) + held.size
+        if done:
+            memmove(self.held.data, self.held.data + done, self.held.size - done)
+            self.held.size -= done
+            self.ring.publish_head()
+            self._count()
+        if self.held.size or self.ring.free_bytes() < 2 * self.reserve_bytes:
+            return False
+        self.held.clear()
+        self.paused = False
+        if self.transport is not None:
+            self.transport.underlying_transport.resume_reading()
+        return True

@@ -1,0 +1,25 @@
+# Counts of what was received, per minute, symbol and kind; the worker's side of the reconciliation.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from native_pipeline.record cimport sise_record_header
+
+
+cdef struct LedgerEntry:
+    char symbol[24]
+    int64_t minute_ns
+    uint32_t count          # 0: free slot
+    uint8_t data_kind
+    uint8_t venue
+    uint8_t market
+
+
+cdef class Ledger:
+    cdef LedgerEntry* entries
+    cdef uint64_t slots     # a power of two
+    cdef uint64_t used
+
+    cdef void count(self, const sise_record_header* record) noexcept nogil
+    cdef void clear(self) noexcept nogil
+    cdef int _grow(self) noexcept nogil
+    cdef LedgerEntry* _find(self, LedgerEntry* entries, uint64_t slots, const LedgerEntry* key) noexcept nogil

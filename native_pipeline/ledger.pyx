@@ -1,0 +1,89 @@
+"""How many records of each symbol and kind arrived in each minute, counted where they enter the ring.
+
+The counts travel through the ring as ledger records (`RingWriter.flush_ledger`), so they are as durable as the data,
+and `sise verify` compares them with what was published and stored. A hash table without deletion: flushed and cleared
+as a whole once a minute.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+from native_pipeline.record cimport SISE_BOOK, SISE_SYMBOL_BYTES, SISE_TRADE, sise_record_header, sise_trade
+
+cdef enum:
+    FIRST_SLOTS = 4096  # 2,000 symbols and kinds before the first growth
+
+cdef int64_t MINUTE_NS = 60 * 1000000000
+
+
+cdef class Ledger:
+    """Open-addressing table: (minute, symbol, kind, market, venue) -> count."""
+
+    def __cinit__(self):
+        self.slots = FIRST_SLOTS
+        self.entries = <LedgerEntry*>calloc(self.slots, sizeof(LedgerEntry))
+        if self.entries is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.entries)
+
+    cdef LedgerEntry* _find(self, LedgerEntry* entries, uint64_t slots, const LedgerEntry* key) noexcept nogil:
+        cdef uint64_t words[3]
+        cdef uint64_t hashed, slot
+        cdef LedgerEntry* entry
+        memcpy(words, key.symbol, SISE_SYMBOL_BYTES)
+        hashed = (words[0] ^ (words[1] * <uint64_t>0x9E3779B97F4A7C15) ^ (words[2] * <uint64_t>0xC2B2AE3D27D4EB4F))
+        hashed ^= <uint64_t>key.minute_ns + (<uint64_t>key.data_kind << 56) + (<uint64_t>key.market << 48)
+        hashed *= <uint64_t>0x9E3779B97F4A7C15
+        slot = (hashed >> 32) & (slots - 1)
+        while True:
+            entry = &entries[slot]
+            if entry.count == 0 or (
+                entry.minute_ns == key.minute_ns
+                and entry.data_kind == key.data_kind
+                and entry.market == key.market
+                and entry.venue == key.venue
+                and memcmp(entry.symbol, key.symbol, SISE_SYMBOL_BYTES) == 0
+            ):
+                return entry
+            slot = (slot + 1) & (slots - 1)
+
+    cdef int _grow(self) noexcept nogil:
+        cdef uint64_t slots = self.slots * 2, i
+        cdef LedgerEntry* entries = <LedgerEntry*>calloc(slots, sizeof(LedgerEntry))
+        if entries is NULL:
+            return -1
+        for i in range(self.slots):
+            if self.entries[i].count:
+                self._find(entries, slots, &self.entries[i])[0] = self.entries[i]
+        free(self.entries)
+        self.entries = entries
+        self.slots = slots
+        return 0
+
+    cdef void count(self, const sise_record_header* record) noexcept nogil:
+        """Count *record* if it is market data. Out of memory: the table fills up to its last slot, then counts stop."""
+        cdef LedgerEntry key
+        cdef LedgerEntry* entry
+        if record.kind != SISE_TRADE and record.kind != SISE_BOOK:
+            return
+        if self.used * 2 > self.slots and self._grow() < 0 and self.used + 1 >= self.slots:
+            return
+        memcpy(key.symbol, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
+        key.minute_ns = record.recv_ns - record.recv_ns % MINUTE_NS
+        key.data_kind = record.kind
+        key.venue = record.venue
+        key.market = record.market
+        entry = self._find(self.entries, self.slots, &key)
+        if entry.count == 0:
+            entry[0] = key
+            entry.count = 1
+            self.used += 1
+        else:
+            entry.count += 1
+
+    cdef void clear(self) noexcept nogil:
+        memset(self.entries, 0, self.slots * sizeof(LedgerEntry))
+        self.used = 0

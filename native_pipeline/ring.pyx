@@ -1,0 +1,974 @@
+"""Step 3 of 6 in the life of a tick: the ring, a write-ahead log in a memory-mapped file.
+
+Before: `parse_<venue>`. After: `copy_encoder` and `redis_encoder`.
+
+One producer appends variable-length records; several named consumers read them, each at its own pace. A *gating*
+consumer is never overtaken: the producer finds the ring full instead. A *lossy* consumer may be overtaken and counts
+what it missed. Positions are bytes since the ring was created and never wrap; a record lies at position % capacity
+and never straddles the end of the data area. Killing any process loses nothing that was published, because the
+pages belong to the kernel; the layout is in `layout.h` and docs/formats.md.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+import time
+from pathlib import Path
+
+from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+from native_pipeline.ledger cimport Ledger, LedgerEntry
+from native_pipeline.record cimport (
+    SISE_ABSENT,
+    SISE_CONSUMER_FREE,
+    SISE_CONSUMER_GATING,
+    SISE_CONSUMER_LOSSY,
+    SISE_CONSUMERS,
+    SISE_FLAG_RESUMED,
+    SISE_FLAG_TRUNCATED,
+    SISE_GAP,
+    SISE_INDEX_BLOCKS,
+    SISE_LAYOUT_VERSION,
+    SISE_LEDGER,
+    SISE_NAME_BYTES,
+    SISE_PAD,
+    SISE_QUARANTINE,
+    SISE_RING_HEADER_BYTES,
+    SISE_RING_MAGIC,
+    SISE_SYMBOL_BYTES,
+    sise_consumer_slot,
+    sise_exchange32,
+    sise_fence_acquire,
+    sise_fence_full,
+    sise_fence_release,
+    sise_gap,
+    sise_index_entry,
+    sise_ledger,
+    sise_load32_relaxed,
+    sise_load_acquire,
+    sise_load_relaxed,
+    sise_quarantine,
+    sise_record_header,
+    sise_ring_header,
+    sise_store32_relaxed,
+    sise_store_relaxed,
+    sise_store_release,
+)
+
+from daemon.errors import RingError
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char* text, size_t limit)
+
+cdef extern from "crc32c.h" nogil:
+    uint32_t sise_crc32c(const char* data, size_t size)
+
+cdef extern from "<sys/mman.h>" nogil:
+    void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
+    int munmap(void* address, size_t length)
+    int madvise(void* address, size_t length, int advice)
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MADV_DONTNEED
+    void* MAP_FAILED
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t write(int fd, const void* buffer, size_t size)
+
+cdef enum:
+    MIN_CAPACITY = 1 << 20
+    CLAIM_AHEAD = 1 << 16        # the producer announces what it will overwrite in steps of 64 KiB
+    RESIDENT_WINDOW = 4 << 20    # pages further behind than this are given back: RSS stays flat, the file keeps them
+    FIRST_COPY = 1 << 18         # a lossy reader copies windows of 256 KiB, fewer bytes than an L2 cache
+    MAX_QUARANTINE = 1 << 20     # longer frames are kept up to here and marked as truncated
+    PAGE = 4096
+
+GATING = SISE_CONSUMER_GATING
+LOSSY = SISE_CONSUMER_LOSSY
+LAYOUT_VERSION = SISE_LAYOUT_VERSION
+HEADER_BYTES = SISE_RING_HEADER_BYTES
+
+cdef int64_t MINUTE_NS = 60 * 1000000000
+cdef uint64_t NO_POSITION = <uint64_t>-1
+
+# Lock ranges in the file (open-file-description locks: they end with their owner, whatever kills it).
+_PRODUCER_LOCK = 0
+_REGISTRATION_LOCK = 8
+_FIRST_SLOT_LOCK = 256
+
+
+def create_ring(path, *, int ring, uint64_t capacity_bytes, consumers=(("writer", GATING), ("publisher", LOSSY))) -> None:
+    """Create the file of ring number *ring*, preallocated, with a slot for each of *consumers* (name, mode).
+
+    capacity_bytes is rounded up to a power of two, at least 1 MiB. The file appears complete or not at all.
+    Raises RingError if *path* exists, OSError (ENOSPC) if the disk is too small.
+    """
+    cdef sise_ring_header header
+    cdef uint64_t capacity = MIN_CAPACITY
+    while capacity < capacity_bytes:
+        capacity *= 2
+    if len(consumers) > SISE_CONSUMERS:
+        raise ValueError(f"{len(consumers)} consumers: a ring has {SISE_CONSUMERS} slots")
+    path = Path(path)
+    memset(&header, 0, sizeof(header))
+    header.magic = SISE_RING_MAGIC
+    header.layout_version = SISE_LAYOUT_VERSION
+    header.header_bytes = SISE_RING_HEADER_BYTES
+    header.capacity_bytes = capacity
+    header.epoch = time.time_ns() // 1000
+    header.first_seq = header.epoch
+    header.ring = ring
+    header.clean = 1
+    for number, (name, mode) in enumerate(consumers):
+        encoded = _slot_name(name)
+        memcpy(header.consumers[number].name, <const char*>encoded, len(encoded))
+        header.consumers[number].mode = mode
+    for number in range(SISE_INDEX_BLOCKS):
+        header.index[number].position = NO_POSITION
+    boot = _boot_id()
+    memcpy(header.boot_id, <const char*>boot, 16)
+
+    unfinished = path.with_name(path.name + ".new")
+    fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, SISE_RING_HEADER_BYTES + capacity)  # ENOSPC now, not SIGBUS later
+        os.pwrite(fd, (<char*>&header)[:sizeof(header)], 0)
+        os.fsync(fd)
+        os.link(unfinished, path)
+    except FileExistsError as exc:
+        raise RingError(f"{path}: exists already") from exc
+    finally:
+        os.close(fd)
+        unfinished.unlink()
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _slot_name(name: str) -> bytes:
+    encoded = name.encode("ascii")
+    if not 0 < len(encoded) < SISE_NAME_BYTES:
+        raise ValueError(f"consumer name {name!r}: expected 1 to {SISE_NAME_BYTES - 1} ASCII characters")
+    return encoded
+
+
+def _boot_id() -> bytes:
+    return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
+
+
+def _lock(fd: int, int start, *, bint wait=False, bint release=False) -> bool:
+    """Take (or release) the one-byte lock at *start*; False if another open file holds it."""
+    kind = fcntl.F_UNLCK if release else fcntl.F_WRLCK
+    request = struct.pack("hhxxxxqqixxxx", kind, os.SEEK_SET, start, 1, 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, request)
+    except OSError as exc:
+        if exc.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+cdef class RingFile:
+    """The mapping of one ring file. Raises RingError, naming what is wrong, if it is not a ring of this version."""
+
+    def __cinit__(self, path, *args, **kwargs):
+        cdef sise_ring_header* header
+        cdef size_t size
+        self.path = str(path)
+        self.fd = -1
+        try:
+            self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as exc:
+            raise RingError(f"{self.path}: cannot be opened: {exc.strerror}") from exc
+        size = os.fstat(self.fd).st_size
+        if size < SISE_RING_HEADER_BYTES:
+            raise RingError(f"{self.path}: is {size} bytes long, a ring has at least {SISE_RING_HEADER_BYTES}")
+        header = <sise_ring_header*>mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, self.fd, 0)
+        if header == <sise_ring_header*>MAP_FAILED:
+            raise RingError(f"{self.path}: cannot be mapped ({size} bytes)")
+        self.header = header
+        self.mapped_bytes = size
+        if header.magic != SISE_RING_MAGIC:
+            raise RingError(f"{self.path}: is not a ring: magic is {header.magic:#x}, expected {SISE_RING_MAGIC:#x}")
+        if header.layout_version != SISE_LAYOUT_VERSION:
+            raise RingError(
+                f"{self.path}: has layout version {header.layout_version}, this program reads {SISE_LAYOUT_VERSION}"
+            )
+        if header.header_bytes != SISE_RING_HEADER_BYTES:
+            raise RingError(f"{self.path}: header of {header.header_bytes} bytes, expected {SISE_RING_HEADER_BYTES}")
+        if header.capacity_bytes < MIN_CAPACITY or header.capacity_bytes & (header.capacity_bytes - 1):
+            raise RingError(f"{self.path}: capacity of {header.capacity_bytes} bytes is not a power of two from 1 MiB")
+        if size != SISE_RING_HEADER_BYTES + header.capacity_bytes:
+            raise RingError(
+                f"{self.path}: is {size} bytes long, its header says {SISE_RING_HEADER_BYTES + header.capacity_bytes}"
+            )
+        self.capacity = header.capacity_bytes
+        self.mask = self.capacity - 1
+        self.block_bytes = self.capacity // SISE_INDEX_BLOCKS
+        self.data = <char*>header + SISE_RING_HEADER_BYTES
+
+    def __dealloc__(self):
+        if self.header is not NULL:
+            munmap(self.header, self.mapped_bytes)
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    @property
+    def ring(self) -> int:
+        """Number of the ring: the `source` of its rows."""
+        return self.header.ring
+
+    @property
+    def epoch(self) -> int:
+        """Microseconds at the file's creation."""
+        return self.header.epoch
+
+    @property
+    def first_seq(self) -> int:
+        """Sequence number of the epoch's first record."""
+        return self.header.first_seq
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Size of the data area."""
+        return self.capacity
+
+    @property
+    def head(self) -> int:
+        """Position behind the newest published record."""
+        return sise_load_acquire(&self.header.head)
+
+    @property
+    def head_recv_ns(self) -> int:
+        """Receive time of the newest published record, 0 if there never was one."""
+        return self.header.head_recv_ns
+
+    @property
+    def synced(self) -> int:
+        """Everything below this position survives a power loss."""
+        return sise_load_acquire(&self.header.synced)
+
+    def consumers(self):
+        """Return {name: {"mode", "position", "lapped_records", "pid"}} of every registered consumer."""
+        found = {}
+        for i in range(SISE_CONSUMERS):
+            slot = &self.header.consumers[i]
+            if slot.mode != SISE_CONSUMER_FREE:
+                name = slot.name[:strnlen(slot.name, SISE_NAME_BYTES)].decode("ascii", "replace")
+                found[name] = {
+                    "mode": "gating" if slot.mode == SISE_CONSUMER_GATING else "lossy",
+                    "position": sise_load_acquire(&slot.position),
+                    "lapped_records": slot.lapped_records,
+                    "pid": slot.pid,
+                }
+        return found
+
+    cdef int find_boundary(self, uint64_t position, uint64_t* found, uint64_t* seq) noexcept nogil:
+        cdef uint64_t head = sise_load_acquire(&self.header.head)
+        cdef uint64_t at, entry_seq, best = NO_POSITION
+        cdef int i
+        for i in range(SISE_INDEX_BLOCKS):
+            at = sise_load_acquire(&self.header.index[i].position)
+            entry_seq = sise_load_acquire(&self.header.index[i].seq)
+            # the producer sets position to NO_POSITION, then seq, then position: a changed position is a torn read
+            if sise_load_acquire(&self.header.index[i].position) != at or at == NO_POSITION:
+                continue
+            if position <= at < head and at < best:
+                best = at
+                found[0] = at
+                seq[0] = entry_seq
+        return 0 if best != NO_POSITION else -1
+
+    cdef int find_seq(self, uint64_t seq, uint64_t* found, uint64_t* found_seq) noexcept nogil:
+        cdef uint64_t head = sise_load_acquire(&self.header.head)
+        cdef uint64_t claimed = sise_load_acquire(&self.header.claimed)
+        cdef uint64_t oldest = claimed - self.capacity if claimed > self.capacity else 0
+        cdef uint64_t at, entry_seq
+        cdef int i, result = -1
+        found_seq[0] = 0
+        for i in range(SISE_INDEX_BLOCKS):
+            at = sise_load_acquire(&self.header.index[i].position)
+            entry_seq = sise_load_acquire(&self.header.index[i].seq)
+            if sise_load_acquire(&self.header.index[i].position) != at or at == NO_POSITION:
+                continue
+            if oldest <= at < head and found_seq[0] < entry_seq <= seq:
+                found[0] = at
+                found_seq[0] = entry_seq
+                result = 0
+        return result
+
+    cdef const sise_record_header* record_at(self, uint64_t* position, uint64_t end) noexcept nogil:
+        cdef const sise_record_header* record
+        cdef uint64_t offset, room
+        while position[0] < end:
+            offset = position[0] & self.mask
+            room = self.capacity - offset
+            if room < sizeof(sise_record_header):
+                position[0] += room
+                continue
+            record = <const sise_record_header*>(self.data + offset)
+            if record.kind == SISE_PAD and record.length == room:
+                position[0] += room
+                continue
+            if not _is_whole(record, room, end - position[0]):
+                return NULL
+            return record
+        return NULL
+
+    cdef void release_pages(self, uint64_t begin, uint64_t end) noexcept nogil:
+        """Give back the pages that lie wholly in [begin, end): they leave this process's RSS, not the file."""
+        cdef uint64_t low, high, stop
+        while begin < end:
+            low = begin & self.mask
+            stop = min(end - begin, self.capacity - low)
+            high = (low + stop) & ~<uint64_t>(PAGE - 1)
+            low = (low + PAGE - 1) & ~<uint64_t>(PAGE - 1)
+            if high > low:
+                madvise(self.data + low, high - low, MADV_DONTNEED)
+            begin += stop
+
+
+cdef inline bint _is_whole(const sise_record_header* record, uint64_t room, uint64_t available) noexcept nogil:
+    """Is this a record whose length is possible and whose checksum is right?"""
+    if record.length < sizeof(sise_record_header) or record.length & 7:
+        return False
+    if record.length > room or record.length > available:
+        return False
+    return sise_crc32c(<const char*>record + 8, record.length - 8) == record.crc32c
+
+
+cdef class RingWriter(RingFile):
+    """The ring's only producer. A second one is refused with RingError as long as the first one lives.
+
+    wake_fds: consumer name -> eventfd that wakes it (only written when the consumer says that it sleeps).
+    """
+
+    def __cinit__(self, path, *, wake_fds=None):
+        cdef int i
+        for i in range(SISE_CONSUMERS):
+            self.wake_fds[i] = -1
+        if not _lock(self.fd, _PRODUCER_LOCK):
+            raise RingError(f"{self.path}: another producer holds it (pid {self.header.producer_pid})")
+        self.ledger = Ledger()
+        self._recover()
+        for name, fd in (wake_fds or {}).items():
+            self._set_wake_fd(name, fd)
+
+    def _set_wake_fd(self, name, int fd):
+        encoded = _slot_name(name)
+        for i in range(SISE_CONSUMERS):
+            slot = &self.header.consumers[i]
+            if slot.mode != SISE_CONSUMER_FREE and slot.name[:strnlen(slot.name, SISE_NAME_BYTES)] == encoded:
+                self.wake_fds[i] = fd
+                return
+        raise RingError(f"{self.path}: has no consumer called {name!r}")
+
+    def _recover(self):
+        """Find the end of the log, cut what is not whole, and recount what no ledger record covers.
+
+        After a process's death the published records are whole by construction. After a power loss (another boot and
+        no orderly close) pages may be missing: the log is cut behind the last record that is whole, readers skip and
+        count damage before that, and the sequence jumps ahead (microseconds now: a ring averages fewer records than
+        one a microsecond), because the database may hold numbers that this file no longer knows.
+        """
+        cdef uint64_t head = self.header.head, position, end, found, seq, last_seq = 0, through_seq = 0
+        cdef uint64_t oldest = self.header.claimed - self.capacity if self.header.claimed > self.capacity else 0
+        cdef const sise_record_header* record
+        boot = _boot_id()
+        cdef bint power_loss = not self.header.clean and self.header.boot_id[:16] != boot
+        oldest = min(oldest, head)
+        if self.find_boundary(oldest, &position, &seq) < 0:
+            position = self._lowest_gate(head)
+        start = end = position
+        while True:
+            record = self.record_at(&position, head)
+            if record is not NULL:
+                last_seq = record.seq
+                if record.kind == SISE_LEDGER:
+                    through_seq = (<const sise_ledger*>record).through_seq
+                position += record.length
+                end = position
+            elif position >= head:
+                end = head
+                break
+            elif self.find_boundary(position + 8, &found, &seq) == 0:
+                position = found  # damage in the middle: the readers skip and count it
+            else:
+                break
+        self.next_seq = last_seq + 1 if last_seq else self.header.first_seq
+        self._recount(start, end, through_seq)
+        self.recovered_bytes = head - end
+        position = end
+        if self.recovered_bytes or power_loss:
+            self.next_seq = max(self.next_seq + 1, time.time_ns() // 1000)
+            self.next_flags = SISE_FLAG_RESUMED
+        self.position = position
+        self.current_block = NO_POSITION
+        for i in range(SISE_INDEX_BLOCKS):
+            if self.header.index[i].position != NO_POSITION and self.header.index[i].position >= position:
+                self.header.index[i].position = NO_POSITION
+        for i in range(SISE_CONSUMERS):
+            if self.header.consumers[i].position > position:
+                sise_store_release(&self.header.consumers[i].position, position)
+        self.claimed = max(self.header.claimed, position)
+        self.released = position
+        self.last_recv_ns = self.header.head_recv_ns
+        self.header.synced = min(self.header.synced, position)
+        memcpy(self.header.boot_id, <const char*>boot, 16)
+        self.header.producer_pid = os.getpid()
+        self.header.clean = 0
+        self.gate = self._lowest_gate(position)
+        sise_store_release(&self.header.head, position)
+        self.release_pages(oldest, position)
+
+    cdef _recount(self, uint64_t start, uint64_t end, uint64_t through_seq):
+        """Count the records behind the last ledger record: their counts died with the previous producer."""
+        cdef const sise_record_header* record
+        cdef uint64_t position = start, found, seq
+        while True:
+            record = self.record_at(&position, end)
+            if record is not NULL:
+                if record.seq > through_seq:
+                    self.ledger.count(record)
+                position += record.length
+            elif position >= end or self.find_boundary(position + 8, &found, &seq) < 0:
+                return
+            else:
+                position = found
+
+    cdef uint64_t _lowest_gate(self, uint64_t default) noexcept nogil:
+        cdef uint64_t lowest = NO_POSITION, at
+        cdef int i
+        for i in range(SISE_CONSUMERS):
+            if self.header.consumers[i].mode == SISE_CONSUMER_GATING:
+                at = sise_load_acquire(&self.header.consumers[i].position)  # pairs with commit_position's release
+                if at < lowest:
+                    lowest = at
+        return lowest if lowest != NO_POSITION else default
+
+    cdef uint64_t free_bytes(self) noexcept nogil:
+        self.gate = self._lowest_gate(self.position)
+        return self.capacity - (self.position - self.gate)
+
+    cdef char* reserve(self, uint32_t length) noexcept nogil:
+        cdef uint64_t need = (<uint64_t>length + 7) & ~<uint64_t>7
+        cdef uint64_t offset = self.position & self.mask
+        cdef uint64_t room = self.capacity - offset
+        cdef uint64_t pad = room if need > room else 0
+        cdef uint64_t end = self.position + pad + need
+        cdef sise_record_header* record
+        if need > self.capacity >> 3:
+            return NULL
+        if end - self.gate > self.capacity:
+            self.gate = self._lowest_gate(self.position)
+            if end - self.gate > self.capacity:
+                self.full_count += 1
+                return NULL
+        if end > self.claimed:
+            # announce, then overwrite: a lossy reader re-checks `claimed` after it has copied
+            self.claimed = end + CLAIM_AHEAD
+            sise_store_relaxed(&self.header.claimed, self.claimed)
+            sise_fence_full()
+        if pad:
+            if pad >= sizeof(sise_record_header):
+                record = <sise_record_header*>(self.data + offset)
+                memset(record, 0, sizeof(sise_record_header))
+                record.length = <uint32_t>pad
+                record.kind = SISE_PAD
+            offset = 0
+        self.reserved_bytes = <uint32_t>need
+        record = <sise_record_header*>(self.data + offset)
+        memset(record, 0, sizeof(sise_record_header))
+        if need != length:
+            memset(<char*>record + need - 8, 0, 8)
+        return <char*>record
+
+    cdef void commit(self, char* at) noexcept nogil:
+        cdef sise_record_header* record = <sise_record_header*>at
+        cdef uint64_t offset = <uint64_t>(at - self.data)
+        cdef uint64_t block
+        cdef sise_index_entry* entry
+        if offset != (self.position & self.mask):
+            self.position += self.capacity - (self.position & self.mask)
+        record.length = self.reserved_bytes
+        record.seq = self.next_seq
+        record.flags |= self.next_flags
+        self.next_flags = 0
+        record.crc32c = sise_crc32c(at + 8, record.length - 8)
+        block = self.position // self.block_bytes
+        if block != self.current_block:
+            self.current_block = block
+            entry = &self.header.index[block % SISE_INDEX_BLOCKS]
+            sise_store_release(&entry.position, NO_POSITION)
+            sise_store_release(&entry.seq, record.seq)
+            sise_store_release(&entry.position, self.position)
+        self.ledger.count(record)
+        if record.recv_ns > 0:
+            self.last_recv_ns = record.recv_ns
+        self.next_seq += 1
+        self.position += record.length
+
+    cdef void publish_head(self) noexcept nogil:
+        cdef int i
+        cdef uint64_t one = 1
+        if self.position == sise_load_relaxed(&self.header.head):
+            return
+        self.header.head_recv_ns = self.last_recv_ns
+        sise_store_release(&self.header.head, self.position)  # pairs with the readers' load-acquire of head
+        sise_fence_full()  # head before sleeping: a consumer stores sleeping, fences, then looks at head again
+        for i in range(SISE_CONSUMERS):
+            if self.wake_fds[i] >= 0 and sise_load32_relaxed(&self.header.consumers[i].sleeping):
+                if sise_exchange32(&self.header.consumers[i].sleeping, 0):
+                    write(self.wake_fds[i], &one, sizeof(one))
+        if self.position - self.released > 2 * RESIDENT_WINDOW:
+            if self.capacity > 4 * RESIDENT_WINDOW:
+                self.release_pages(self.released, self.position - RESIDENT_WINDOW)
+            self.released = self.position - RESIDENT_WINDOW
+
+    cdef int append_quarantine(self, uint16_t reason, uint16_t detail, uint8_t venue, uint8_t market,
+                               int64_t recv_ns, const char* prefix, Py_ssize_t prefix_size,
+                               const char* frame, Py_ssize_t frame_size) noexcept nogil:
+        cdef uint64_t limit = min(<uint64_t>MAX_QUARANTINE, (self.capacity >> 3) - sizeof(sise_quarantine) - 8)
+        cdef uint64_t kept = min(<uint64_t>(prefix_size + frame_size), limit)
+        cdef uint64_t from_prefix = min(<uint64_t>prefix_size, kept)
+        cdef sise_quarantine* record = <sise_quarantine*>self.reserve(<uint32_t>(sizeof(sise_quarantine) + kept))
+        if record is NULL:
+            return -1
+        record.header.kind = SISE_QUARANTINE
+        record.header.venue = venue
+        record.header.market = market
+        record.header.recv_ns = recv_ns
+        if kept < <uint64_t>(prefix_size + frame_size):
+            record.header.flags = SISE_FLAG_TRUNCATED
+        record.frame_bytes = <uint32_t>kept
+        record.original_bytes = <uint32_t>(prefix_size + frame_size)
+        record.reason = reason
+        record.detail = detail
+        record.reserved = 0
+        memcpy(<char*>record + sizeof(sise_quarantine), prefix, from_prefix)
+        memcpy(<char*>record + sizeof(sise_quarantine) + from_prefix, frame, kept - from_prefix)
+        self.commit(<char*>record)
+        return 0
+
+    # ---- for Python: control paths, tests -----------------------------------------------------------
+
+    @property
+    def last_seq(self) -> int:
+        """Sequence number of the newest appended record (first_seq - 1 if there is none)."""
+        return self.next_seq - 1
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes that can be appended before the ring is full."""
+        return self.free_bytes()
+
+    def append(self, int kind, bytes body not None, *, int flags=0, int venue=0, int market=0,
+               int64_t recv_ns=0, int utc_offset_min=0) -> int:
+        """Append a record whose *body* (the bytes behind the 32-byte header) is ready; return its seq.
+
+        Not published yet. Raises RingError when the ring is full.
+        """
+        cdef char* at = self.reserve(<uint32_t>(sizeof(sise_record_header) + len(body)))
+        cdef sise_record_header* record = <sise_record_header*>at
+        if at is NULL:
+            raise RingError(f"{self.path}: full")
+        record.kind = kind
+        record.flags = flags
+        record.venue = venue
+        record.market = market
+        record.recv_ns = recv_ns
+        record.utc_offset_min = utc_offset_min
+        memcpy(at + sizeof(sise_record_header), <const char*>body, len(body))
+        self.commit(at)
+        return self.next_seq - 1
+
+    def append_quarantine_frame(self, int reason, bytes frame not None, *, int venue, int market=0,
+                                int64_t recv_ns, int detail=0) -> None:
+        """Append a quarantine record with *frame*. Not published yet. Raises RingError when the ring is full."""
+        if self.append_quarantine(reason, detail, venue, market, recv_ns, b"", 0, frame, len(frame)) < 0:
+            raise RingError(f"{self.path}: full")
+
+    def append_gap(self, str symbol not None, int data_kind, int64_t started_ns, int64_t ended_ns, int reason, *,
+                   int venue, int market, missing=None) -> None:
+        """Append a gap record: *symbol*'s stream of *data_kind* had a hole. Raises RingError when the ring is full."""
+        cdef bytes name = symbol.encode("ascii")
+        cdef sise_gap* record = <sise_gap*>self.reserve(sizeof(sise_gap))
+        if len(name) > SISE_SYMBOL_BYTES:
+            raise ValueError(f"symbol {symbol!r} is longer than {SISE_SYMBOL_BYTES} characters")
+        if record is NULL:
+            raise RingError(f"{self.path}: full")
+        memset(<char*>record + sizeof(sise_record_header), 0, sizeof(sise_gap) - sizeof(sise_record_header))
+        record.header.kind = SISE_GAP
+        record.header.venue = venue
+        record.header.market = market
+        record.header.recv_ns = ended_ns
+        memcpy(record.symbol, <const char*>name, len(name))
+        record.started_ns = started_ns
+        record.ended_ns = ended_ns
+        record.missing = SISE_ABSENT if missing is None else missing
+        record.data_kind = data_kind
+        record.reason = reason
+        self.commit(<char*>record)
+
+    def flush_ledger(self, int64_t now_ns, *, bint force=False) -> int:
+        """Append one ledger record per (minute, symbol, kind) counted since the last flush, if a minute has ended.
+
+        The records of one flush have the same through_seq and become visible together: a checkpoint.
+
+        force: also in the middle of a minute. All records or none; returns how many, 0 also when there is no room
+        (then the next call tries again). Publishes.
+        """
+        cdef uint64_t i, through_seq = self.next_seq - 1
+        cdef LedgerEntry* entry
+        cdef sise_ledger* record
+        cdef int64_t minute_ns = now_ns - now_ns % MINUTE_NS
+        cdef int appended = 0
+        cdef bint due = force
+        if self.ledger.used == 0:
+            return 0
+        for i in range(self.ledger.slots):
+            if due:
+                break
+            due = self.ledger.entries[i].count != 0 and self.ledger.entries[i].minute_ns < minute_ns
+        # also by volume, so that the ring always holds the newest checkpoint (see _recover)
+        due = due or self.position - self.ledger_position > self.capacity >> 2
+        if not due or self.free_bytes() < 2 * self.ledger.used * sizeof(sise_ledger):
+            return 0
+        for i in range(self.ledger.slots):
+            entry = &self.ledger.entries[i]
+            if entry.count == 0:
+                continue
+            record = <sise_ledger*>self.reserve(sizeof(sise_ledger))
+            memset(<char*>record + sizeof(sise_record_header), 0, sizeof(sise_ledger) - sizeof(sise_record_header))
+            record.header.kind = SISE_LEDGER
+            record.header.venue = entry.venue
+            record.header.market = entry.market
+            memcpy(record.symbol, entry.symbol, SISE_SYMBOL_BYTES)
+            record.minute_ns = entry.minute_ns
+            record.through_seq = through_seq
+            record.count = entry.count
+            record.data_kind = entry.data_kind
+            self.commit(<char*>record)
+            appended += 1
+        self.ledger.clear()
+        self.ledger_position = self.position
+        self.publish_head()
+        return appended
+
+    def publish(self) -> None:
+        """Make every appended record visible to the consumers and wake those that sleep."""
+        self.publish_head()
+
+    def sync(self) -> int:
+        """Write everything published so far to the disk (fdatasync, without the GIL); return that position.
+
+        For a background thread. A failed sync raises OSError and leaves the watermark where it was.
+        """
+        cdef uint64_t head = sise_load_acquire(&self.header.head)
+        if head > self.header.synced:
+            os.fdatasync(self.fd)
+            sise_store_release(&self.header.synced, head)
+        return head
+
+    def close(self, *, bint clean=True) -> None:
+        """Publish, mark the file as closed in order, and let the next producer in."""
+        if self.closed:
+            return
+        self.publish_head()
+        self.closed = True
+        self.header.clean = clean
+        _lock(self.fd, _PRODUCER_LOCK, release=True)
+
+
+cdef class RingReader(RingFile):
+    """A named consumer; one process at a time. Use `GatingReader` or `LossyReader`."""
+
+    def __cinit__(self, path, name):
+        cdef int i, free_slot = -1
+        cdef sise_consumer_slot* slot
+        cdef bint gating = isinstance(self, GatingReader)
+        encoded = _slot_name(name)
+        self.gating = gating
+        self.slot = NULL
+        _lock(self.fd, _REGISTRATION_LOCK, wait=True)
+        try:
+            for i in range(SISE_CONSUMERS):
+                slot = &self.header.consumers[i]
+                if slot.mode == SISE_CONSUMER_FREE:
+                    free_slot = i if free_slot < 0 else free_slot
+                elif slot.name[:strnlen(slot.name, SISE_NAME_BYTES)] == encoded:
+                    self.slot = slot
+                    self.slot_index = i
+                    break
+            else:
+                if free_slot < 0:
+                    raise RingError(f"{self.path}: all {SISE_CONSUMERS} consumer slots are taken")
+                self.slot = &self.header.consumers[free_slot]
+                self.slot_index = free_slot
+                memset(self.slot.name, 0, SISE_NAME_BYTES)
+                memcpy(self.slot.name, <const char*>encoded, len(encoded))
+                sise_store_release(&self.slot.position, sise_load_acquire(&self.header.head))
+                self.slot.mode = SISE_CONSUMER_GATING if gating else SISE_CONSUMER_LOSSY
+        finally:
+            _lock(self.fd, _REGISTRATION_LOCK, release=True)
+        if self.slot.mode != (SISE_CONSUMER_GATING if gating else SISE_CONSUMER_LOSSY):
+            raise RingError(f"{self.path}: consumer {name!r} is of the other kind (gating or lossy)")
+        if not _lock(self.fd, _FIRST_SLOT_LOCK + 64 * self.slot_index):
+            raise RingError(f"{self.path}: consumer {name!r} is in use (pid {self.slot.pid})")
+        self.slot.pid = os.getpid()
+        sise_store32_relaxed(&self.slot.sleeping, 0)
+        self.position = sise_load_relaxed(&self.slot.position)
+        self.window_end = self.position
+        self.released = self.position
+        self.lapped_records = self.slot.lapped_records
+        if not gating:
+            self.copy_bytes = FIRST_COPY
+            self.copy = <char*>malloc(self.copy_bytes)
+            if self.copy is NULL:
+                raise MemoryError
+        self.copy_position = self.position
+
+    def __dealloc__(self):
+        free(self.copy)
+
+    cdef uint64_t fetch(self, uint64_t max_bytes) noexcept nogil:
+        cdef uint64_t head = sise_load_acquire(&self.header.head)  # pairs with publish()'s release
+        cdef uint64_t size, room, claimed
+        cdef char* grown
+        if self.gating:
+            self.window_end = head
+            return head - self.position
+        while self.position < head:
+            claimed = sise_load_acquire(&self.header.claimed)
+            if claimed > self.capacity and self.position < claimed - self.capacity:
+                self._resync(claimed - self.capacity)
+                continue
+            room = self.capacity - (self.position & self.mask)
+            size = min(head - self.position, room)
+            size = min(size, self.copy_bytes)
+            if max_bytes and size > max_bytes:
+                size = max(max_bytes, <uint64_t>sizeof(sise_record_header))
+            memcpy(self.copy, self.data + (self.position & self.mask), size)
+            sise_fence_acquire()  # the copy before the second look at claimed
+            claimed = sise_load_relaxed(&self.header.claimed)
+            if claimed > self.capacity and self.position < claimed - self.capacity:
+                continue
+            self.copy_position = self.position
+            self.window_end = self.position + size
+            if size >= sizeof(sise_record_header):
+                # one record longer than the copy: make room for all of it
+                room = (<sise_record_header*>self.copy).length
+                if room > size and room <= self.capacity >> 3 and (<sise_record_header*>self.copy).kind != SISE_PAD:
+                    if room > self.copy_bytes:
+                        grown = <char*>realloc(self.copy, room)
+                        if grown is NULL:
+                            return 0
+                        self.copy = grown
+                        self.copy_bytes = room
+                    max_bytes = max(max_bytes, room) if max_bytes else 0
+                    if self.position + room <= head:
+                        continue
+            return size
+        self.window_end = self.position
+        return 0
+
+    cdef void _resync(self, uint64_t behind) noexcept nogil:
+        """Go on at the first indexed record at or behind *behind*, or at the head; count the records in between."""
+        cdef uint64_t found, seq
+        if self.find_boundary(behind, &found, &seq) < 0:
+            # no index entry in between: walk is impossible, everything up to the head is skipped
+            found = sise_load_acquire(&self.header.head)
+            seq = 0
+        if seq and self.expected_seq and seq > self.expected_seq:
+            self.lapped_records += seq - self.expected_seq
+            self.slot.lapped_records += seq - self.expected_seq
+        self.position = max(found, self.position)
+        self.window_end = self.position
+        self.copy_position = self.position
+        if seq:
+            self.expected_seq = seq
+
+    cdef const sise_record_header* next(self) noexcept nogil:
+        cdef const sise_record_header* record
+        cdef uint64_t room, available
+        while self.position < self.window_end:
+            room = self.capacity - (self.position & self.mask)
+            if room < sizeof(sise_record_header):
+                self.position += room
+                continue
+            available = self.window_end - self.position
+            if self.gating:
+                record = <const sise_record_header*>(self.data + (self.position & self.mask))
+            else:
+                if available < sizeof(sise_record_header):
+                    return NULL
+                record = <const sise_record_header*>(self.copy + (self.position - self.copy_position))
+            if record.kind == SISE_PAD and record.length == room:
+                self.position += room
+                continue
+            if not self.gating and available < record.length <= self.capacity >> 3:
+                return NULL  # cut by the window: the next fetch() starts here
+            if not _is_whole(record, room, available):
+                self._skip_damage(record, room, available)
+                continue
+            if self.expected_seq and record.seq != self.expected_seq and not record.flags & SISE_FLAG_RESUMED:
+                if record.seq > self.expected_seq:
+                    # only a lossy reader that was lapped gets here without damage: _resync found no entry
+                    if self.gating:
+                        self.corrupt_records += record.seq - self.expected_seq
+                    else:
+                        self.lapped_records += record.seq - self.expected_seq
+                        self.slot.lapped_records += record.seq - self.expected_seq
+            self.expected_seq = record.seq + 1
+            self.last_seq = record.seq
+            self.position += record.length
+            return record
+        return NULL
+
+    cdef void _skip_damage(self, const sise_record_header* record, uint64_t room, uint64_t available) noexcept nogil:
+        """The record at position is damaged: go on behind it if its length is credible, else at the next index entry."""
+        cdef uint64_t found, seq, behind
+        cdef const sise_record_header* following
+        if sizeof(sise_record_header) <= record.length <= min(room, available) and record.length & 7 == 0:
+            behind = record.length
+            if behind == available or room - behind < sizeof(sise_record_header):
+                self._count_damage(1)
+                self.position += behind
+                return
+            if available - behind >= sizeof(sise_record_header):
+                following = <const sise_record_header*>(<const char*>record + behind)
+                if following.kind == SISE_PAD or _is_whole(following, room - behind, available - behind):
+                    self._count_damage(1)
+                    self.position += behind
+                    return
+        if self.find_boundary(self.position + 8, &found, &seq) == 0 and found < self.window_end:
+            self._count_damage(seq - self.expected_seq if self.expected_seq and seq > self.expected_seq else 1)
+            self.position = found
+            self.expected_seq = seq
+        else:
+            self._count_damage(1)
+            self.position = self.window_end
+            self.expected_seq = 0
+
+    cdef void _count_damage(self, uint64_t records) noexcept nogil:
+        self.corrupt_records += records
+        if self.expected_seq:
+            self.expected_seq += records
+
+    cdef void commit_position(self) noexcept nogil:
+        sise_store_release(&self.slot.position, self.position)  # pairs with the producer's load in _lowest_gate
+        if self.position - self.released > RESIDENT_WINDOW:
+            if self.capacity > 4 * RESIDENT_WINDOW:
+                self.release_pages(self.released, self.position)
+            self.released = self.position
+
+    # ---- for Python ---------------------------------------------------------------------------------
+
+    @property
+    def lag_bytes(self) -> int:
+        """Published bytes that are not committed yet."""
+        return sise_load_acquire(&self.header.head) - sise_load_relaxed(&self.slot.position)
+
+    @property
+    def position_bytes(self) -> int:
+        """Position of the next record to read."""
+        return self.position
+
+    def fetch_bytes(self, uint64_t max_bytes=0) -> int:
+        """Make the next published records available; return their size in bytes, 0 if there are none."""
+        return self.fetch(max_bytes)
+
+    def commit(self) -> None:
+        """Declare everything read so far as done: a gating reader's space may now be overwritten."""
+        self.commit_position()
+
+    def rewind(self) -> None:
+        """Go back to the last committed position: what was read since is read again."""
+        self.position = sise_load_relaxed(&self.slot.position)
+        self.window_end = self.position
+        self.copy_position = self.position
+        self.expected_seq = 0
+
+    def seek_after(self, uint64_t seq) -> int:
+        """Position the reader on the first record whose seq is greater than *seq*; return how many are missing.
+
+        Missing are those records behind *seq* that the ring no longer holds for this consumer: 0 in every case but
+        one, a database that is older than the ring (restored from a backup). Never goes back behind the committed
+        position, because the producer may be overwriting what lies there.
+        """
+        cdef const sise_record_header* record
+        cdef uint64_t position, at, found_seq, head = sise_load_acquire(&self.header.head)
+        cdef uint64_t committed = sise_load_relaxed(&self.slot.position)
+        cdef uint64_t missing = 0
+        cdef bint first = True
+        if self.find_seq(seq, &at, &found_seq) < 0 or at < committed:
+            at = committed
+        self.position = at
+        self.window_end = at
+        self.copy_position = at
+        self.expected_seq = 0
+        if not self.gating and sise_load_acquire(&self.header.claimed) > self.capacity + at:
+            return 0  # lapped already: fetch() finds the oldest record that is left
+        while True:
+            position = at
+            record = self.record_at(&position, head)
+            if record is NULL:
+                if position >= head and first:
+                    missing = self._newest_seq(head) - min(seq, self._newest_seq(head))
+                at = min(position, head)  # before damage: next() knows how to go on
+                break
+            if record.seq > seq:
+                if first and record.seq > seq + 1 and not record.flags & SISE_FLAG_RESUMED:
+                    missing = record.seq - max(seq + 1, self.header.first_seq)
+                self.expected_seq = record.seq
+                break
+            first = False
+            at = position + record.length
+        self.position = at
+        self.window_end = at
+        self.copy_position = at
+        return missing
+
+    cdef uint64_t _newest_seq(self, uint64_t head) noexcept nogil:
+        cdef const sise_record_header* record
+        cdef uint64_t position, seq, newest = 0
+        if self.find_seq(NO_POSITION, &position, &seq) < 0:
+            return 0
+        while True:
+            record = self.record_at(&position, head)
+            if record is NULL:
+                return newest
+            newest = record.seq
+            position += record.length
+
+    def prepare_sleep(self) -> bool:
+        """Announce that this consumer is about to wait for its eventfd; False if there is something to read already."""
+        sise_exchange32(&self.slot.sleeping, 1)
+        sise_fence_full()  # sleeping before head; the producer stores head, fences, then looks at sleeping
+        if sise_load_acquire(&self.header.head) != self.position:
+            sise_store32_relaxed(&self.slot.sleeping, 0)
+            return False
+        return True
+
+    def cancel_sleep(self) -> None:
+        """Stop asking to be woken."""
+        sise_store32_relaxed(&self.slot.sleeping, 0)
+
+    def close(self) -> None:
+        """Give the slot back (it keeps its position); another process may take it."""
+        if self.slot is not NULL:
+            sise_store32_relaxed(&self.slot.sleeping, 0)
+            self.slot.pid = 0
+            _lock(self.fd, _FIRST_SLOT_LOCK + 64 * self.slot_index, release=True)
+
+
+cdef class GatingReader(RingReader):
+    """A consumer that is never overtaken: the ring fills up behind it instead. The database writer."""
+
+
+cdef class LossyReader(RingReader):
+    """A consumer that may be overtaken and counts the records it missed (`lapped_records`). The publisher."""
