@@ -1,0 +1,50 @@
+# One entry point, the same by hand and in CI.
+SECONDS ?= 20
+RATE ?= 20000
+SYMBOLS ?= 100
+WORKERS ?= 2
+PYTHON ?= python3
+BIN := .venv/bin
+NATIVE := $(wildcard native_pipeline/*.pyx native_pipeline/*.pxd native_pipeline/*.h) setup.py pyproject.toml
+
+.PHONY: help build demo test check nightly bench clean native
+
+help:
+	@echo "make build | demo [SECONDS= RATE= SYMBOLS= WORKERS=] | test | check | bench | nightly | clean"
+
+build: .venv/native.stamp
+
+.venv/packages.stamp: requirements/dev.txt
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version' 
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev python3-dev" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv/native.stamp: .venv/packages.stamp $(NATIVE)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+demo: build
+	$(BIN)/sise demo --seconds $(SECONDS) --rate $(RATE) --symbols $(SYMBOLS) --workers $(WORKERS)
+
+test: build
+	$(BIN)/pytest -m "not nightly"
+
+check: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check daemon tests profiling
+	$(BIN)/mypy
+	$(BIN)/stubtest native_pipeline --mypy-config-file pyproject.toml --ignore-missing-stub
+	$(BIN)/cython-lint native_pipeline
+	$(BIN)/pytest tests/spec
+
+nightly: build
+	$(BIN)/pytest
+
+bench: build
+	for bench in ring parse hot_path copy publish end_to_end; do $(BIN)/python profiling/bench_$$bench.py || exit 1; done
+
+clean:
+	rm -rf .venv build *.egg-info native_pipeline/*.c native_pipeline/*.so demo-data
