@@ -1,0 +1,172 @@
+"""Every command: parse, build, call. Exit codes: 0 fine, 1 a check failed or something was lost, 2 usage or bad config."""
+
+import datetime
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from daemon import config as settings
+from daemon.errors import ConfigError, IngestError
+from daemon.simulator.command import sim_command
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+config_option = click.option(
+    "-c", "--config", "config_path", required=True, metavar="FILE", help="Settings; `sise config init` writes a starter."
+)
+
+
+class _Group(click.Group):
+    """Turns the errors that Sise raises on purpose into one line on stderr and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as exc:
+            _fail(str(exc), EXIT_USAGE)
+        except IngestError as exc:
+            _fail(str(exc), EXIT_FAILED)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"sise: {message}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sise", prog_name="sise")
+def main() -> None:
+    """Sise: market data from broker WebSockets to TimescaleDB and Redis, exactly once."""
+
+
+main.add_command(sim_command, "sim")
+
+
+@main.command()
+@config_option
+def run(config_path: str) -> None:
+    """Run the daemon in the foreground until SIGTERM or SIGINT."""
+    from daemon.topology import run_daemon  # noqa: PLC0415 - each command loads only what it uses
+
+    sys.exit(run_daemon(config_path))
+
+
+@main.command()
+@click.option("--seconds", default=20, show_default=True, type=click.IntRange(1), help="How long to offer data.")
+@click.option("--rate", default=20_000, show_default=True, type=click.IntRange(1), help="Records a second in total.")
+@click.option("--symbols", default=100, show_default=True, type=click.IntRange(1), help="Trades and books of each.")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option("--seed", default=1, show_default=True, help="Of the synthetic market.")
+@click.option("--keep", metavar="DIRECTORY", help="Keep servers' data, rings, journal and logs there.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of stdout.")
+def demo(seconds: int, rate: int, symbols: int, workers: int, seed: int, keep: str | None, as_json: bool) -> None:
+    """Simulator, daemon, PostgreSQL and Redis on this machine; exit 0 only if nothing was lost or duplicated."""
+    from daemon.demo import DemoOptions, run_demo  # noqa: PLC0415
+
+    options = DemoOptions(
+        seconds=seconds, rate=rate, symbols=symbols, workers=workers, seed=seed, keep=keep, as_json=as_json
+    )
+    sys.exit(run_demo(options))
+
+
+@main.command()
+@click.option("--venue", required=True, help="Whose frames these are: kis.")
+@click.option("--date", type=click.DateTime(["%Y-%m-%d"]), help="Day of receipt in Korea [default: today].")
+@click.argument("file", type=click.File("rb"), default="-")
+def decode(venue: str, date: datetime.datetime | None, file: Any) -> None:
+    """Frames, one a line, from FILE or stdin -> one JSON object per record on stdout."""
+    from daemon.decode import decode_stream  # noqa: PLC0415
+
+    decode_stream(venue, None if date is None else date.date(), file, sys.stdout.buffer)
+
+
+@main.command()
+@config_option
+def migrate(config_path: str) -> None:
+    """Apply the database migrations that are missing."""
+    from daemon.sinks import schema  # noqa: PLC0415
+
+    config = settings.load(config_path)
+    applied = schema.migrate(
+        config.database.dsn,
+        retention_days=config.database.retention_days,
+        columnstore_after_days=config.database.columnstore_after_days,
+    )
+    click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to do: the schema is up to date")
+
+
+@main.command()
+@config_option
+@click.option("--since", metavar="TIME", help="ISO 8601 time with offset; default: everything.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def verify(config_path: str, since: str | None, as_json: bool) -> None:
+    """Compare received, published and stored, per symbol and minute; exit 1 on any difference."""
+    from daemon.sinks.verify import verify as compare  # noqa: PLC0415
+
+    report = compare(settings.load(config_path), _parse_time(since))
+    click.echo(json.dumps(report.as_dict()) if as_json else report.as_text())
+    sys.exit(0 if report.is_complete else EXIT_FAILED)
+
+
+def _parse_time(text: str | None) -> datetime.datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not an ISO 8601 time", param_hint="--since") from None
+    return moment if moment.tzinfo else moment.astimezone()
+
+
+@main.command()
+@config_option
+def check(config_path: str) -> None:
+    """Preflight: settings, plan, credentials, venue, database, Redis, disk; exit 1 with the reason."""
+    from daemon.preflight import run_checks  # noqa: PLC0415
+
+    is_fine = True
+    for name, problem in run_checks(settings.load(config_path)):
+        click.echo(f"{'ok  ' if problem is None else 'FAIL'} {name}{'' if problem is None else ': ' + problem}")
+        is_fine &= problem is None
+    sys.exit(0 if is_fine else EXIT_FAILED)
+
+
+@main.group(name="config")
+def config_group() -> None:
+    """Starter file, effective values, JSON Schema."""
+
+
+@config_group.command()
+@click.argument("file", required=False)
+def init(file: str | None) -> None:
+    """Write a starter file to FILE (never over an existing one), or to stdout."""
+    if file is None:
+        click.echo(settings.STARTER, nl=False)
+        return
+    try:
+        with Path(file).open("x", encoding="utf-8") as target:
+            target.write(settings.STARTER)
+    except OSError as exc:
+        raise ConfigError(f"{file}: cannot be written: {exc.strerror}") from exc
+
+
+@config_group.command()
+@config_option
+def show(config_path: str) -> None:
+    """Effective values, secrets masked."""
+    click.echo(json.dumps(settings.masked(settings.load(config_path)), indent=2, ensure_ascii=False))
+
+
+@config_group.command(name="schema")
+def show_schema() -> None:
+    """JSON Schema of the file."""
+    click.echo(json.dumps(settings.schema(), indent=2))
+
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""The database's tables: numbered migrations, applied once each under an advisory lock, and their daily upkeep.
+
+With TimescaleDB the two big tables are hypertables and its jobs compress and drop old chunks. Without it they are
+partitioned by UTC day, and `maintain` makes partitions ahead and drops old ones. Which of the two a database has is
+decided by its first migration: an extension that is installed later changes nothing.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from importlib import resources
+from typing import Literal
+
+import psycopg
+from psycopg import sql
+
+from daemon.errors import ConfigError
+
+Connection = psycopg.Connection[tuple[object, ...]]
+Variant = Literal["timescaledb", "plain"]
+
+FILE_NAME = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)(?:\.(?P<variant>timescaledb|plain))?\.sql")
+MARKET_TABLES = ("market_ticks", "market_orderbook")
+# Small tables and the column that says how old a row is.
+SMALL_TABLES: Mapping[str, str] = {
+    "quarantine": "recv_time",
+    "feed_gaps": "ended",
+    "ingest_ledger": "minute",
+    "system_metrics": "time",
+}
+LOCK_ID = 0x73697365  # "sise": no other program should use this advisory lock
+DAYS_AHEAD = 7  # a daemon that cannot reach the database for a week has other problems
+LOCK_TIMEOUT = "5s"  # a long query of somebody else must not hold up the writer; maintain() is tried again later
+
+MIGRATIONS_TABLE = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version    int         PRIMARY KEY,
+    name       text        NOT NULL,
+    checksum   text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One SQL file."""
+
+    version: int
+    name: str  # file name without the number and `.sql`; ends in the variant, if the file is for one only
+    variant: Variant | None
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the file."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_migrations(files: Mapping[str, str]) -> list[Migration]:
+    """Return the migrations of *files* (name -> text) by version. ConfigError: a name that is none, or a gap."""
+    migrations = []
+    for file_name, text in files.items():
+        found = FILE_NAME.fullmatch(file_name)
+        if found is None:
+            raise ConfigError(f"migration {file_name}: expected NNNN_name.sql, .timescaledb.sql or .plain.sql")
+        variant: Variant | None = None
+        if found["variant"] is not None:
+            variant = "timescaledb" if found["variant"] == "timescaledb" else "plain"
+        name = found["name"] if variant is None else f"{found['name']}.{variant}"
+        migrations.append(Migration(int(found["version"]), name, variant, text))
+    migrations.sort(key=lambda migration: (migration.version, migration.name))
+    for kind in ("timescaledb", "plain"):
+        versions = [m.version for m in migrations if m.variant in (None, kind)]
+        if versions != list(range(1, len(versions) + 1)):
+            raise ConfigError(f"migrations for {kind}: expected 1, 2, 3 ... each once, found {versions}")
+    return migrations
+
+
+def packaged_migrations() -> list[Migration]:
+    """Return the migrations that this version of Sise comes with."""
+    folder = resources.files("daemon.sinks.migrations")
+    return read_migrations({f.name: f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".sql")})
+
+
+def pending(migrations: Iterable[Migration], applied: Mapping[int, tuple[str, str]]) -> list[Migration]:
+    """Return those of *migrations* not in *applied* (version -> name, checksum).
+
+    ConfigError: an applied file has changed, or the database is newer than this program.
+    """
+    known = {migration.version: migration for migration in migrations}
+    for version, (name, checksum) in sorted(applied.items()):
+        if version not in known:
+            raise ConfigError(
+                f"database.dsn: the database has migration {version:04} ({name}), this version of Sise does not"
+            )
+        if known[version].checksum != checksum:
+            raise ConfigError(f"migration {version:04}_{known[version].name}.sql differs from the one that was applied")
+    return [known[version] for version in sorted(known) if version not in applied]
+
+
+def migrate(database: str | Connection, *, retention_days: int = 365, columnstore_after_days: int = 7) -> list[str]:
+    """Bring the database up to date and return the names of the migrations applied now; nothing to do is no error.
+
+    database: a DSN, or a connection in autocommit mode. retention_days 0 keeps everything.
+    """
+    if isinstance(database, str):
+        with psycopg.connect(database, autocommit=True, application_name="sise migrate") as connection:
+            return migrate(connection, retention_days=retention_days, columnstore_after_days=columnstore_after_days)
+    connection = database
+    connection.execute("SELECT pg_advisory_lock(%s)", [LOCK_ID])
+    try:
+        done = _apply(connection)
+        if _variant_of(connection) == "timescaledb":
+            _set_policies(connection, retention_days, columnstore_after_days)
+        maintain(connection, datetime.now(UTC).date(), retention_days=retention_days)
+    finally:
+        if not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s)", [LOCK_ID])
+    return done
+
+
+def _apply(connection: Connection) -> list[str]:
+    connection.execute(MIGRATIONS_TABLE)
+    variant = _variant_of(connection) or _choose_variant(connection)
+    done = []
+    migrations = [m for m in packaged_migrations() if m.variant in (None, variant)]
+    for migration in pending(migrations, _applied(connection)):
+        with connection.transaction():
+            connection.execute(migration.text.encode())
+            connection.execute(
+                "INSERT INTO schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
+                [migration.version, migration.name, migration.checksum],
+            )
+        done.append(f"{migration.version:04}_{migration.name}")
+    return done
+
+
+def _applied(connection: Connection) -> dict[int, tuple[str, str]]:
+    rows = connection.execute("SELECT version, name, checksum FROM schema_migrations").fetchall()
+    return {int(str(version)): (str(name), str(checksum)) for version, name, checksum in rows}
+
+
+def _variant_of(connection: Connection) -> Variant | None:
+    """Return what the first variant-specific migration decided; None: none was applied yet."""
+    for name, _ in _applied(connection).values():
+        if name.endswith(".timescaledb"):
+            return "timescaledb"
+        if name.endswith(".plain"):
+            return "plain"
+    return None
+
+
+def _choose_variant(connection: Connection) -> Variant:
+    """Create the extension if this server can; its Apache-only edition has neither columnstore nor policies."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb')"
+        " OR EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')"
+        # Without preloading CREATE EXTENSION would end the session; this setting exists only if the library is loaded.
+        " AND EXISTS (SELECT FROM pg_settings WHERE name = 'timescaledb.disable_load')"
+    ).fetchone()
+    if row != (True,):
+        return "plain"
+    connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+    row = connection.execute("SELECT current_setting('timescaledb.license', true)").fetchone()
+    return "timescaledb" if row == ("timescale",) else "plain"
+
+
+def _set_policies(connection: Connection, retention_days: int, columnstore_after_days: int) -> None:
+    """Make the jobs' intervals those of the settings; a job whose interval is right is left alone."""
+    for table in MARKET_TABLES:
+        after = timedelta(days=columnstore_after_days)
+        if _policy_interval(connection, table, "columnstore") != after:
+            connection.execute("CALL remove_columnstore_policy(%s::regclass, if_exists => true)", [table])
+            connection.execute("CALL add_columnstore_policy(%s::regclass, after => %s::interval)", [table, after])
+        keep = timedelta(days=retention_days) if retention_days else None
+        if _policy_interval(connection, table, "retention") != keep:
+            connection.execute("SELECT remove_retention_policy(%s::regclass, if_exists => true)", [table])
+            if keep is not None:
+                connection.execute("SELECT add_retention_policy(%s::regclass, %s::interval)", [table, keep])
+
+
+def _policy_interval(connection: Connection, table: str, policy: Literal["columnstore", "retention"]) -> object:
+    key, name = {"columnstore": ("compress_after", "compression"), "retention": ("drop_after", "retention")}[policy]
+    row = connection.execute(
+        "SELECT (config ->> %s)::interval FROM timescaledb_information.jobs"
+        " WHERE hypertable_name = %s AND proc_name IN (%s, %s)",
+        [key, table, f"policy_{name}", f"policy_{policy}"],
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def maintain(connection: Connection, today: date, *, retention_days: int) -> None:
+    """The hourly upkeep: partitions ahead, old partitions and old rows of the small tables dropped."""
+    cutoff = today - timedelta(days=retention_days) if retention_days else None
+    if _variant_of(connection) == "plain":
+        ensure_partitions(connection, today)
+        if cutoff is not None:
+            _drop_partitions(connection, cutoff)
+    if cutoff is not None:
+        for table, column in SMALL_TABLES.items():
+            query = sql.SQL("DELETE FROM {} WHERE {} < {}").format(
+                sql.Identifier(table), sql.Identifier(column), _start_of(cutoff)
+            )
+            connection.execute(query)
+
+
+def ensure_partitions(connection: Connection, today: date) -> list[str]:
+    """Make the missing partitions from yesterday to a week ahead and return their names.
+
+    connection: in autocommit mode. Rows that reached the default partition before move to the new one.
+    """
+    made = []
+    days = [today + timedelta(days=offset) for offset in range(-1, DAYS_AHEAD + 1)]
+    for table in MARKET_TABLES:
+        existing = _partitions(connection, table)
+        for day in days:
+            if day not in existing:
+                made.append(_make_partition(connection, table, day))
+    return made
+
+
+def _make_partition(connection: Connection, table: str, day: date) -> str:
+    name = f"{table}_p{day:%Y%m%d}"
+    names = {
+        "table": sql.Identifier(table),
+        "partition": sql.Identifier(name),
+        "rest": sql.Identifier(f"{table}_default"),
+        "start": _start_of(day),
+        "end": _start_of(day + timedelta(days=1)),
+    }
+    statements: Sequence[str] = (
+        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'",
+        # Nobody may add a row of that day to the default partition between the move and the attachment.
+        "LOCK TABLE ONLY {rest} IN ACCESS EXCLUSIVE MODE",
+        "CREATE TABLE {partition} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
+        "WITH moved AS (DELETE FROM {rest} WHERE time >= {start} AND time < {end} RETURNING *)"
+        " INSERT INTO {partition} SELECT * FROM moved",
+        "ALTER TABLE {table} ATTACH PARTITION {partition} FOR VALUES FROM ({start}) TO ({end})",
+    )
+    with connection.transaction():
+        for statement in statements:
+            connection.execute(sql.SQL(statement).format(**names))
+    return name
+
+
+def _drop_partitions(connection: Connection, cutoff: date) -> None:
+    for table in MARKET_TABLES:
+        for day, name in _partitions(connection, table).items():
+            if day < cutoff:
+                with connection.transaction():
+                    connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+                    connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+        query = sql.SQL("DELETE FROM {} WHERE time < {}").format(sql.Identifier(f"{table}_default"), _start_of(cutoff))
+        connection.execute(query)
+
+
+def _partitions(connection: Connection, table: str) -> dict[date, str]:
+    """Return the day partitions of *table*: day -> name."""
+    rows = connection.execute(
+        "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = %s::regclass",
+        [table],
+    ).fetchall()
+    found = {}
+    for (name,) in rows:
+        match = re.fullmatch(rf"{table}_p(\d{{8}})", str(name))
+        if match is not None:
+            found[datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC).date()] = str(name)
+    return found
+
+
+def _start_of(day: date) -> sql.Literal:
+    """Midnight UTC, as a literal: partition bounds take no parameters."""
+    return sql.Literal(datetime(day.year, day.month, day.day, tzinfo=UTC))

@@ -1,0 +1,457 @@
+"""The supervisor: one synchronous loop that makes the running processes match the desired ones.
+
+Five verbs, each once per round: take signals, reap who has ended, judge who is silent, kill who must go, spawn who is
+missing. It waits in one poll() over a signal pipe, a pidfd per child and the time of the next thing to do; it never
+asks a child anything. What it decides is pure and elsewhere: `liveness`, `restarts`, `drain`.
+
+If the supervisor itself is killed, its children notice (parent-death signal) and drain; the next supervisor waits for
+them at the directory lock. Nothing that was received depends on this process.
+"""
+
+import os
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+import setproctitle
+from native_pipeline.counters import CountersBlock, create_counters_file
+
+from daemon import log
+from daemon.config import Config
+from daemon.errors import ConfigError, IngestError, Refused
+from daemon.supervision import drain, liveness, spawn
+from daemon.supervision.directory_lock import CHILDREN_FILE, ChildEntry, DirectoryLock, write_atomically
+from daemon.supervision.process import Assignment, ExitCode, ProcessSpec, ProcessState, Pulse, Restart
+from daemon.supervision.restarts import Backoff, RestartBudget
+
+NAME = "supervisor"
+COUNTERS_BLOCK = 0  # of the supervisor; the specs use 1 and up
+RUN_DIR = "run"
+PID_FILE = "sise.pid"
+SECOND_NS = 1_000_000_000
+JUDGE_INTERVAL_NS = SECOND_NS
+PAUSED_NS = 5 * SECOND_NS  # rounds come each second: a longer gap means that the machine or the container stood still
+ABORT_DUMP_NS = SECOND_NS  # between SIGABRT, on which a child prints its traceback, and SIGKILL
+ORPHAN_EXTRA_S = 3.0  # beyond the grace period that orphans give themselves
+HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+FOREIGN_KILLS = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT})
+BOOT_FAILURES = frozenset({ExitCode.CONFIG, ExitCode.CANNOT_BOOT})
+FIXED_WHILE_RUNNING = ("data_dir", "workers", "ring", "http", "log")
+TOTALS = ("records_received", "rows_committed", "records_published", "records_quarantined")
+
+
+@dataclass(slots=True)
+class _Managed:
+    """A place in the desired state, and the process that fills it. All times are CLOCK_MONOTONIC."""
+
+    spec: ProcessSpec
+    counters: CountersBlock
+    backoff: Backoff
+    handle: spawn.ChildHandle | None = None
+    due_ns: int | None = 0  # when to start it; None: not any more
+    spawned_ns: int = 0
+    starts: int = 0
+    kill_at_ns: int | None = None
+    is_condemned: bool = False  # we ended it, because it hung
+    is_asked_to_stop: bool = False
+
+    def has_run(self, pid: int) -> bool:
+        """True if the process *pid* got as far as doing its work."""
+        vitals = self.counters.snapshot()
+        return vitals is not None and vitals["pid"] == pid and vitals["state"] != ProcessState.STARTING
+
+
+class _StopAsked(Exception):  # noqa: N818 - not an error
+    """SIGTERM came while we were waiting for orphans."""
+
+
+class Supervisor:
+    """Runs *specs* until told to stop; build it in the composition root and call run() in the main thread.
+
+    prepare: called with the directory locked and no child running: create or check ring files there.
+    reload: reads the settings again on SIGHUP (ConfigError: the old ones stay); children started later get the result.
+    on_reload: told the new settings.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ProcessSpec],
+        *,
+        config: Config,
+        data_dir: Path,
+        counters_path: Path,
+        prepare: Callable[[], None] | None = None,
+        reload: Callable[[], Config] | None = None,
+        on_reload: Callable[[Config], None] | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._specs = tuple(specs)
+        self._config = config
+        self._data_dir = data_dir
+        self._run_dir = data_dir / RUN_DIR
+        self._counters_path = counters_path
+        self._prepare = prepare
+        self._reload_config = reload
+        self._on_reload = on_reload
+        self._clock_ns = clock_ns
+        self._log = log.get()
+        self._lock = DirectoryLock(self._run_dir, sleep=self._sleep_unless_stopped)
+        self._stages = drain.stages((spec.drain_order for spec in specs), config.supervision.grace_s)
+        self._budget = RestartBudget(config.supervision.restarts_per_hour)
+        self._managed: list[_Managed] = []
+        self._wake_fds: dict[str, int] = {}
+        self._signals: deque[int] = deque()
+        self._poll = select.poll()
+        self._now_ns = 0
+        self._judged_ns = 0
+        self._watching_since_ns = 0
+        self._stop_began_ns: int | None = None
+        self._exit_code: int = ExitCode.OK
+        self._unclean: list[str] = []
+        self._counters: CountersBlock
+        self._pulse: Pulse
+        self._totals_at_start: dict[str, int] = {}
+
+    # ---- life ----------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Supervise until SIGTERM or SIGINT, or until it makes no sense any more; return the exit code."""
+        setproctitle.setproctitle(f"sise: {NAME}")
+        log.configure(self._config.log.level, self._config.log.format, role=NAME, pid=os.getpid())
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._poll.register(read_fd, select.POLLIN)
+        handlers = {number: signal.signal(number, self._on_signal) for number in HANDLED_SIGNALS}
+        wakeup_fd = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        try:
+            if self._boot():
+                self._loop(read_fd)
+                self._report_end()
+        finally:
+            signal.set_wakeup_fd(wakeup_fd)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            for fd in (read_fd, write_fd, *self._wake_fds.values()):
+                os.close(fd)
+            self._lock.close()
+        return self._exit_code
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _boot(self) -> bool:
+        """Lock the directory, then make what the children share; False: cannot start, the exit code says why."""
+        try:
+            grace_s = self._config.supervision.grace_s + ORPHAN_EXTRA_S
+            self._lock.acquire(orphan_grace_s=grace_s, on_orphans=self._on_orphans)
+        except Refused as exc:
+            return self._refuse(ExitCode.FAILED, "refused_to_start", exc)
+        except _StopAsked:
+            return False
+        try:
+            if self._prepare is not None:
+                self._prepare()
+            create_counters_file(self._counters_path, 1 + max(spec.counters_block for spec in self._specs))
+            self._counters = CountersBlock(self._counters_path, COUNTERS_BLOCK)
+        except ConfigError as exc:
+            return self._refuse(ExitCode.CONFIG, "cannot_boot", exc)
+        except (IngestError, OSError) as exc:
+            return self._refuse(ExitCode.CANNOT_BOOT, "cannot_boot", exc)
+        self._counters.take(NAME)
+        self._counters.set_state(ProcessState.RUNNING)
+        self._pulse = Pulse(self._counters)
+        limits = self._config.supervision
+        for spec in self._specs:
+            counters = CountersBlock(self._counters_path, spec.counters_block)
+            self._managed.append(_Managed(spec, counters, Backoff(limits.restart_first_s, limits.restart_max_s)))
+        self._totals_at_start = self._totals()
+        for wake in sorted({wake for spec in self._specs for wake in spec.wakes}):
+            self._wake_fds[wake] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        write_atomically(self._run_dir / PID_FILE, f"{os.getpid()}\n".encode())
+        self._log.info("supervisor_started", data_dir=str(self._data_dir), processes=len(self._specs))
+        return True
+
+    def _refuse(self, code: ExitCode, event: str, exc: Exception) -> bool:
+        self._exit_code = code
+        self._log.error(event, reason=str(exc))
+        return False
+
+    def _on_orphans(self, names: list[str]) -> None:
+        self._log.warning("waiting_for_orphans", orphans=names, at_most_s=self._config.supervision.grace_s)
+
+    def _sleep_unless_stopped(self, seconds: float) -> None:
+        """Sleep for the directory lock. Raises _StopAsked."""
+        self._poll.poll(seconds * 1000)
+        if {signal.SIGTERM, signal.SIGINT} & set(self._signals):
+            raise _StopAsked
+
+    def _loop(self, signal_fd: int) -> None:
+        while self._stop_began_ns is None or any(managed.handle for managed in self._managed):
+            self._now_ns = self._clock_ns()
+            self._pulse.beat()
+            self._take_signals(signal_fd)
+            self._reap()
+            self._judge()
+            self._kill()
+            self._spawn()
+            self._poll.poll(self._wait_ms())
+
+    def _wait_ms(self) -> int:
+        """Return how long nothing needs to be done, unless a signal comes or a child ends."""
+        times = [self._now_ns + JUDGE_INTERVAL_NS]
+        for managed in self._managed:
+            if managed.kill_at_ns is not None:
+                times.append(managed.kill_at_ns)
+            if managed.handle is None and managed.due_ns is not None:
+                times.append(managed.due_ns)
+        if self._stop_began_ns is not None and not any(managed.handle for managed in self._managed):
+            return 0
+        return max(0, -(-(min(times) - self._clock_ns()) // 1_000_000))
+
+    # ---- verb 1: take signals --------------------------------------------------------------------------
+
+    def _take_signals(self, signal_fd: int) -> None:
+        with suppress(BlockingIOError):
+            os.read(signal_fd, 4096)  # only a bell: the numbers are in the queue
+        while self._signals:
+            number = self._signals.popleft()
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._begin_stop(signal.Signals(number).name)
+            elif number == signal.SIGHUP:
+                self._reload()
+
+    def _begin_stop(self, reason: str, code: int = ExitCode.OK) -> None:
+        """Start to stop everything in order; later reasons change nothing."""
+        if self._stop_began_ns is not None:
+            self._log.info("already_stopping", reason=reason)
+            return
+        self._stop_began_ns = self._now_ns
+        self._exit_code = code
+        self._counters.set_state(ProcessState.DRAINING)
+        self._log.info("stopping", reason=reason, grace_s=self._config.supervision.grace_s)
+        for managed in self._managed:
+            has_to_drain = managed.spec.drain_order > self._stages[0].order
+            if managed.handle is None and has_to_drain and code == ExitCode.OK:
+                managed.due_ns = self._now_ns  # it was about to be restarted: what is in the rings needs it now
+            elif managed.handle is None:
+                managed.due_ns = None
+
+    def _reload(self) -> None:
+        if self._reload_config is None or self._stop_began_ns is not None:
+            return
+        try:
+            new = self._reload_config()
+        except ConfigError as exc:
+            self._log.error("reload_refused", error=str(exc))
+            return
+        old = self._config
+        changed = [key for key in FIXED_WHILE_RUNNING if getattr(new, key) != getattr(old, key)]
+        if changed:
+            self._log.warning("reload_needs_restart", keys=changed)
+            new = msgspec.structs.replace(new, **{key: getattr(old, key) for key in changed})
+        self._config = new
+        self._log.info("reloaded")
+        if self._on_reload is not None:
+            self._on_reload(new)
+
+    # ---- verb 2: reap ----------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        for managed in self._managed:
+            handle = managed.handle
+            if handle is None:
+                continue
+            pidfd = handle.pidfd
+            code = handle.try_reap()
+            if code is not None:
+                self._poll.unregister(pidfd)
+                self._on_exit(managed, handle.pid, code)
+        if os.getpid() == 1:
+            spawn.reap_strays(managed.handle.pid for managed in self._managed if managed.handle)
+
+    def _on_exit(self, managed: _Managed, pid: int, code: int) -> None:
+        name = managed.spec.name
+        has_run = managed.has_run(pid)
+        uptime_s = (self._now_ns - managed.spawned_ns) / SECOND_NS
+        managed.handle = managed.kill_at_ns = None
+        managed.counters.set_state(ProcessState.STOPPED)  # its owner is dead, so the block is ours to write
+        self._record_children()
+        found = self._log.bind(child=name, child_pid=pid, exit=spawn.describe_exit(code), uptime_s=round(uptime_s, 1))
+        if self._stop_began_ns is not None:
+            if code != ExitCode.OK:
+                self._unclean.append(name)
+                found.warning("child_stopped_badly")
+            else:
+                found.info("child_stopped")
+            managed.due_ns = None
+        elif code in BOOT_FAILURES and managed.starts == 1 and not has_run:
+            found.critical("child_cannot_boot")
+            self._begin_stop(f"{name} cannot boot", code)
+        else:
+            self._schedule_restart(managed, found, code=code, has_run=has_run, uptime_s=uptime_s)
+
+    def _schedule_restart(
+        self, managed: _Managed, found: Any, *, code: int, has_run: bool, uptime_s: float
+    ) -> None:  # Any: structlog's bound logger
+        limits = self._config.supervision
+        is_foreign_kill = code in FOREIGN_KILLS and not managed.is_condemned
+        was_healthy = has_run and (is_foreign_kill or uptime_s >= limits.restart_max_s)
+        delay_s = managed.backoff.next_delay_s(was_healthy=was_healthy)
+        managed.due_ns = self._now_ns + int(delay_s * SECOND_NS)
+        found.warning("child_died", restart_in_s=delay_s)
+        if is_foreign_kill or managed.spec.restart is Restart.BEST_EFFORT:
+            return
+        if not self._budget.try_spend(self._now_ns):
+            found.critical("restart_budget_spent", restarts_per_hour=self._budget.limit)
+            self._begin_stop("restart budget spent", ExitCode.FAILED)
+
+    # ---- verb 3: judge ---------------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        if self._stop_began_ns is not None or self._now_ns - self._judged_ns < JUDGE_INTERVAL_NS:
+            return
+        if self._now_ns - self._judged_ns > PAUSED_NS:
+            self._watching_since_ns = self._now_ns
+        self._judged_ns = self._now_ns
+        living = {managed.spec.name: managed for managed in self._managed if managed.handle}
+        verdicts = liveness.judge(
+            [_vital(managed) for managed in living.values()],
+            self._now_ns,
+            limit_ns=int(self._config.supervision.heartbeat_timeout_s * SECOND_NS),
+            watching_since_ns=self._watching_since_ns,
+        )
+        for name, verdict in verdicts.items():
+            if verdict not in liveness.ALIVE and not living[name].is_condemned:
+                self._condemn(living[name], verdict)
+
+    def _condemn(self, managed: _Managed, verdict: liveness.Verdict) -> None:
+        """End a hung process: SIGABRT makes it print where it hangs, SIGKILL follows."""
+        assert managed.handle is not None
+        limit_s = self._config.supervision.heartbeat_timeout_s
+        self._log.warning("child_hung", child=managed.spec.name, verdict=verdict.value, silent_for_s=limit_s)
+        managed.is_condemned = True
+        managed.handle.send(signal.SIGABRT)
+        managed.kill_at_ns = self._now_ns + ABORT_DUMP_NS
+
+    # ---- verb 4: kill ----------------------------------------------------------------------------------
+
+    def _kill(self) -> None:
+        if self._stop_began_ns is not None:
+            self._stop_next_stage(self._stop_began_ns)
+        for managed in self._managed:
+            if managed.handle and managed.kill_at_ns is not None and self._now_ns >= managed.kill_at_ns:
+                managed.kill_at_ns = None
+                self._log.warning("child_killed", child=managed.spec.name, stopping=self._stop_began_ns is not None)
+                managed.handle.send(signal.SIGKILL)
+
+    def _stop_next_stage(self, began_ns: int) -> None:
+        """Send SIGTERM to the processes of the first stage that has any left; the next one waits for their end."""
+        present = [managed for managed in self._managed if managed.handle or managed.due_ns is not None]
+        if not present:
+            return
+        order = min(managed.spec.drain_order for managed in present)
+        stage = next(stage for stage in self._stages if stage.order == order)
+        for managed in present:
+            if managed.spec.drain_order == order and managed.handle and not managed.is_asked_to_stop:
+                managed.is_asked_to_stop = True
+                managed.handle.send(signal.SIGTERM)
+                managed.kill_at_ns = began_ns + int(stage.ends_at_latest_s * SECOND_NS)
+
+    # ---- verb 5: spawn ---------------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        for managed in self._managed:
+            if managed.handle is None and managed.due_ns is not None and self._now_ns >= managed.due_ns:
+                self._start(managed)
+
+    def _start(self, managed: _Managed) -> None:
+        spec = managed.spec
+        assignment = self._assignment(spec)
+        managed.starts += 1
+        managed.spawned_ns = self._clock_ns()
+        managed.is_condemned = False
+        try:
+            managed.handle = spawn.spawn(spec.argv, assignment, (self._lock.fd, *assignment.wake_fds.values()))
+        except OSError as exc:
+            found = self._log.bind(child=spec.name, error=str(exc))
+            if self._stop_began_ns is None:
+                self._schedule_restart(managed, found, code=ExitCode.FAILED, has_run=False, uptime_s=0.0)
+            else:
+                managed.due_ns = None
+                found.warning("child_not_started")
+            return
+        managed.due_ns = None
+        self._poll.register(managed.handle.pidfd, select.POLLIN)
+        self._record_children()
+        if managed.starts > 1:
+            self._counters.increment("restarts")
+        self._log.info("child_started", child=spec.name, child_pid=managed.handle.pid, start=managed.starts)
+
+    def _assignment(self, spec: ProcessSpec) -> Assignment:
+        stage = next(stage for stage in self._stages if stage.order == spec.drain_order)
+        return Assignment(
+            name=spec.name,
+            role=spec.role,
+            index=spec.index,
+            parent_pid=os.getpid(),
+            data_dir=str(self._data_dir),
+            counters_path=str(self._counters_path),
+            counters_block=spec.counters_block,
+            processes={NAME: COUNTERS_BLOCK, **{each.name: each.counters_block for each in self._specs}},
+            wake_fds={wake: self._wake_fds[wake] for wake in spec.wakes},
+            lock_fd=self._lock.fd,
+            drain_s=stage.guaranteed_s * (1.0 - drain.MARGIN),
+            config=self._config,
+            payload=spec.payload,
+        )
+
+    def _record_children(self) -> None:
+        living = [managed for managed in self._managed if managed.handle]
+        entries = [ChildEntry(m.spec.name, m.handle.identity()) for m in living if m.handle]
+        self._lock.record_children(entries)
+
+    # ---- the end ---------------------------------------------------------------------------------------
+
+    def _totals(self) -> dict[str, int]:
+        return {name: sum(managed.counters.get(name) for managed in self._managed) for name in TOTALS}
+
+    def _report_end(self) -> None:
+        """Log the counts of this run, and whether the stop was an orderly one."""
+        assert self._stop_began_ns is not None
+        counts = {name: total - self._totals_at_start[name] for name, total in self._totals().items()}
+        remaining = sum(managed.counters.get("writer_lag_records") for managed in self._managed)
+        took_s = round((self._clock_ns() - self._stop_began_ns) / SECOND_NS, 2)
+        if remaining:
+            self._log.warning(
+                "records_stay_in_the_rings", records=remaining, reason="not committed before the deadline"
+            )
+        if self._unclean and self._exit_code == ExitCode.OK:
+            self._exit_code = ExitCode.FAILED
+        if self._exit_code == ExitCode.OK:
+            self._log.info("Graceful Shutdown Complete", **counts, remaining_in_rings=remaining, took_s=took_s)
+        else:
+            self._log.error(
+                "Shutdown After Failure", **counts, remaining_in_rings=remaining, took_s=took_s, unclean=self._unclean
+            )
+        self._counters.set_state(ProcessState.STOPPED)
+        for name in (PID_FILE, CHILDREN_FILE):
+            (self._run_dir / name).unlink(missing_ok=True)
+
+
+def _vital(managed: _Managed) -> liveness.Vital:
+    assert managed.handle is not None
+    block = managed.counters.snapshot() or {"pid": 0, "heartbeat_mono_ns": 0}
+    return liveness.Vital(
+        name=managed.spec.name,
+        pid=managed.handle.pid,
+        spawned_mono_ns=managed.spawned_ns,
+        block_pid=block["pid"],
+        heartbeat_mono_ns=block["heartbeat_mono_ns"],
+    )

@@ -1,0 +1,83 @@
+"""The composition root: settings -> plan -> rings and processes. The only module that knows every part."""
+
+from pathlib import Path
+
+from daemon import config as settings
+from daemon import log
+from daemon.rings import prepare_rings
+from daemon.shard_plan import Plan, make_plan
+from daemon.supervision.process import ProcessSpec, Restart, module_argv, pack
+from daemon.supervision.supervisor import Supervisor
+
+# Places in the counters file; 0 is the supervisor's. Fixed, so that a changed number of workers moves nobody.
+WRITER_BLOCK = 1
+PUBLISHER_BLOCK = 2
+MONITOR_BLOCK = 3
+FIRST_WORKER_BLOCK = 4
+
+# Stop order: close the sockets, then empty the rings, then the lights.
+DRAIN_WORKERS, DRAIN_SINKS, DRAIN_MONITOR = 1, 2, 3
+
+
+def run_daemon(config_path: str) -> int:
+    """Run the daemon that *config_path* describes; return its exit code. Raises ConfigError before anything starts."""
+    config = settings.load(config_path)
+    plan = make_plan(config, source=config_path)
+    log.configure(config.log.level, config.log.format, role="supervisor")
+    log.get().info("settings", file=config_path, **settings.masked(config))
+    data_dir = Path(config.data_dir)
+
+    def prepare() -> None:
+        prepare_rings(data_dir, workers=config.workers, capacity_mb=config.ring.capacity_mb)
+
+    return Supervisor(
+        process_specs(plan),
+        config=config,
+        data_dir=data_dir,
+        counters_path=data_dir / "run" / "counters",
+        prepare=prepare,
+        reload=lambda: settings.load(config_path),
+    ).run()
+
+
+def process_specs(plan: Plan) -> tuple[ProcessSpec, ...]:
+    """Return the desired processes: a worker for each shard that has connections, and one of each sink."""
+    workers = tuple(
+        ProcessSpec(
+            role="worker",
+            index=shard.worker,
+            argv=module_argv("daemon.ingest.worker"),
+            counters_block=FIRST_WORKER_BLOCK + shard.worker,
+            drain_order=DRAIN_WORKERS,
+            wakes=("writer", "publisher"),
+            payload=pack(shard),
+        )
+        for shard in plan.workers
+        if shard.connections
+    )
+    return (
+        ProcessSpec(
+            role="writer",
+            argv=module_argv("daemon.sinks.writer"),
+            counters_block=WRITER_BLOCK,
+            drain_order=DRAIN_SINKS,
+            wakes=("writer",),
+        ),
+        ProcessSpec(
+            role="publisher",
+            argv=module_argv("daemon.sinks.publisher"),
+            counters_block=PUBLISHER_BLOCK,
+            drain_order=DRAIN_SINKS,
+            wakes=("publisher",),
+        ),
+        *workers,
+        ProcessSpec(
+            role="monitor",
+            argv=module_argv("daemon.watching.monitor"),
+            counters_block=MONITOR_BLOCK,
+            drain_order=DRAIN_MONITOR,
+            restart=Restart.BEST_EFFORT,
+        ),
+    )
+
+

@@ -1,0 +1,52 @@
+# Step 5 of 6 in the life of a tick: ring records to PostgreSQL's binary COPY. Bodies in copy_encoder.pyx.
+
+from libc.stdint cimport int16_t, int64_t
+
+from native_pipeline.receipt_times cimport receipt_times
+from native_pipeline.record cimport sise_book, sise_gap, sise_ledger, sise_quarantine, sise_record_header, sise_trade
+from native_pipeline.ring cimport RingReader
+
+
+cdef enum:
+    NAME_FIELD_BYTES = 64  # a name with its length in front; a longer one is refused by the constructor
+    NAMES = 256            # every value of a one-byte id has an entry
+
+cdef enum CopyTable:
+    TABLE_TICKS
+    TABLE_BOOKS
+    TABLE_QUARANTINE
+    TABLE_GAPS
+    TABLE_LEDGER
+    TABLES
+
+ctypedef struct row_buffer:
+    char* data        # a COPY header, then whole rows
+    size_t size
+    size_t capacity   # always leaves room for the trailer
+    int64_t rows
+
+ctypedef struct name_field:
+    char image[NAME_FIELD_BYTES]  # int32 length, then the text: copied whole, advanced by `size`
+    size_t size
+
+
+cdef class CopyBatch:
+    cdef row_buffer tables[TABLES]
+    cdef receipt_times received          # trades, books, quarantine: what came from a socket
+    cdef readonly int64_t records        # taken from the rings since clear(), of any kind
+    cdef int exports               # memoryviews of the buffers that are alive
+    cdef name_field venues[NAMES]
+    cdef name_field markets[NAMES]
+    cdef name_field quarantine_reasons[NAMES]
+    cdef name_field gap_reasons[NAMES]
+    cdef name_field sides[NAMES]
+    cdef name_field kinds[NAMES]
+
+    # Records taken, or -1 when memory ran out (the reader is then ahead of the batch).
+    cdef int64_t take(self, RingReader reader, int64_t max_records) noexcept nogil
+    cdef int append(self, const sise_record_header* record, int16_t source) noexcept nogil
+    cdef char* put_trade(self, char* at, const sise_trade* trade, int16_t source) noexcept nogil
+    cdef char* put_book(self, char* at, const sise_book* book, int16_t source) noexcept nogil
+    cdef char* put_quarantine(self, char* at, const sise_quarantine* record, int16_t source) noexcept nogil
+    cdef char* put_gap(self, char* at, const sise_gap* gap, int16_t source) noexcept nogil
+    cdef char* put_ledger(self, char* at, const sise_ledger* ledger, int16_t source) noexcept nogil

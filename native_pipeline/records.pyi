@@ -1,0 +1,14 @@
+from typing import Any, Final
+
+from native_pipeline.ring import RingReader
+
+QUARANTINE_REASONS: Final[tuple[str, ...]]
+BAD_CONTROL: Final[int]
+TOO_LONG: Final[int]
+GAP_REASONS: Final[tuple[str, ...]]
+FLAG_NAMES: Final[dict[int, str]]
+KIND_NAMES: Final[dict[int, str]]
+SIDE_NAMES: Final[dict[int, str]]
+
+def flag_names(flags: int) -> list[str]: ...
+def read_records(reader: RingReader, max_records: int) -> list[dict[str, Any]]: ...  # Any: the fields differ by kind
