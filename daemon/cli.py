@@ -79,9 +79,10 @@ def demo(seconds: int, rate: int, symbols: int, workers: int, seed: int, keep: s
 @click.argument("file", type=click.File("rb"), default="-")
 def decode(venue: str, date: datetime.datetime | None, file: Any) -> None:
     """Frames, one a line, from FILE or stdin -> one JSON object per record on stdout."""
-    from daemon.decode import decode_stream  # noqa: PLC0415
+    from daemon import decode as decoding  # noqa: PLC0415
 
-    decode_stream(venue, None if date is None else date.date(), file, sys.stdout.buffer)
+    day = decoding.today_in_korea() if date is None else date.date()
+    decoding.write_json_lines(decoding.decode_frames(venue, day, file), sys.stdout.buffer)
 
 
 @main.command()

@@ -57,7 +57,7 @@ class _Control(msgspec.Struct):
 
 
 def decode_frames(venue: str, date: datetime.date, lines: Iterable[bytes]) -> Iterator[Decoded]:
-    """Yield one JSON object per record of *lines*, one frame a line; shapes as in docs, "sise decode record".
+    """Yield one JSON object per record of *lines*, one frame a line; the shapes are in the README.
 
     date: the day of receipt, in Korea; frames that carry no date are taken to be received at its noon. One line break
     at the end of a line is not part of the frame. No line at all is one empty frame, like an empty line.

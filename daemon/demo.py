@@ -110,7 +110,7 @@ def _run(options: DemoOptions, directory: Path, console: Console, stack: context
     elapsed_s = time.monotonic() - started
     latency = counters.latency_us()
     sent_totals = _stop_simulator(simulator)
-    _settle(counters, sent_totals["sent"], daemon, directory)
+    _settle(counters, sent_totals["sent"]["total"], daemon, directory)
     console.print("stopping the daemon (SIGTERM) ...")
     exit_code = _stop_daemon(daemon)
     rows = list(_compare(postgres.dsn, redis_server.url, journal))

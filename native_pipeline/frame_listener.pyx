@@ -39,6 +39,7 @@ cdef int RING_FULL_WAITS = COUNTER_IDS["ring_full_waits"]
 cdef int LAST_DATA_NS = COUNTER_IDS["last_data_ns"]
 
 cdef enum:
+    AGE_HISTOGRAM = 0     # of the worker: socket read -> visible in the ring
     KEEP_BYTES = 1 << 16  # an assembly buffer that grew beyond this is freed after use
 
 
@@ -207,6 +208,8 @@ cdef class FrameListener(WSListener):
         """Behind the last frame of a network read: publish, count, and pause the socket if the ring is short of room."""
         self.ring.publish_head()
         if self.recv_ns:
+            if self.parser.records:
+                self.counters.observe(AGE_HISTOGRAM, wall_ns() - self.recv_ns, self.parser.records)
             self.last_frame_ns = self.recv_ns
             self.recv_ns = 0
         self.frames += self.read_frames

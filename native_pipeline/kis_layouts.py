@@ -14,7 +14,19 @@ HEADER_PATH = Path(__file__).with_name("kis_layouts.h")
 TR_BYTES = 8
 KINDS = {"trade": "SISE_TRADE", "orderbook": "SISE_BOOK"}
 # In the order of the C struct. A record is refused by the build, not at run time, if a required role is missing.
-ROLES = ("symbol", "time", "date", "price", "size", "cum_volume", "best_ask", "best_bid", "change_rate", "side", "session")
+ROLES = (
+    "symbol",
+    "time",
+    "date",
+    "price",
+    "size",
+    "cum_volume",
+    "best_ask",
+    "best_bid",
+    "change_rate",
+    "side",
+    "session",
+)
 LEVEL_ROLES = ("ask_price", "ask_size", "bid_price", "bid_size")
 REQUIRED = {"trade": ("symbol", "time", "price", "size"), "orderbook": ("symbol", "time", *LEVEL_ROLES)}
 MAX_LEVELS = 10
@@ -78,7 +90,7 @@ def _check(tr: str, row: Mapping[str, Any]) -> None:
         raise ValueError(f"{tr}: unknown keys {sorted(unknown)}")
     if missing := [role for role in REQUIRED[row["kind"]] if role not in row]:
         raise ValueError(f"{tr}: a record of kind {row['kind']} needs {missing}")
-    if not max(positions(row)) < row["min_width"] <= row["max_width"] <= 127:  # noqa: PLR2004 (int8_t)
+    if not max(positions(row)) < row["min_width"] <= row["max_width"] <= 127:
         raise ValueError(f"{tr}: positions must be below min_width, and min_width <= max_width <= 127")
     levels = {len(row[role]) for role in LEVEL_ROLES if role in row}
     if len(levels) > 1 or max(levels, default=0) > MAX_LEVELS:

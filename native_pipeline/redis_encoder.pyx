@@ -517,7 +517,6 @@ cdef class PublishBatch:
     cdef int add_counts(self) except -1:
         """Add an INCRBY for each channel, a HINCRBY for each minute, market, symbol and kind, an EXPIRE per minute."""
         cdef size_t i, size
-        cdef int channel, market
         cdef char* at
         cdef char key[64]
         cdef char field[256]
@@ -526,12 +525,9 @@ cdef class PublishBatch:
         cdef bytes market_text
         cdef int64_t last_minute = NO_SECOND
         minutes = set()
-        for channel in range(<int>CHANNELS):
-            for market in range(IDS):
-                if self.channel_counts[channel][market]:
-                    name = COUNT_KEY + CHANNEL_PREFIXES[channel] + self.market_names[market]
-                    add_bytes(&self.buffer, pack_command("INCRBY", name, self.channel_counts[channel][market]))
-                    self.commands += 1
+        for name, count in self.channel_messages.items():
+            add_bytes(&self.buffer, pack_command("INCRBY", COUNT_KEY + name, count))
+            self.commands += 1
         prefix = MINUTE_KEY.encode()
         for i in range(self.counts_used):
             entry = &self.counts[i]
@@ -604,17 +600,14 @@ cdef class PublishBatch:
     @property
     def channel_messages(self) -> dict:
         """Messages of the batch by channel."""
-        return {
-            prefix + self.market_names[market]: self.channel_counts[<int>channel][market]
-            for channel, prefix in enumerate(CHANNEL_PREFIXES)
-            for market in range(IDS)
-            if self.channel_counts[<int>channel][market]
-        }
-
-    @property
-    def newest_recv_ns(self) -> int:
-        """Newest time of receipt in the batch, 0 if it has no message."""
-        return self.received.last_ns
+        cdef int channel, market
+        found = {}
+        for channel in range(<int>CHANNELS):
+            for market in range(IDS):
+                if self.channel_counts[channel][market]:
+                    name = CHANNEL_PREFIXES[channel] + self.market_names[market]  # several ids may be `unknown`
+                    found[name] = found.get(name, 0) + self.channel_counts[channel][market]
+        return found
 
     def observe_ages(self, CountersBlock counters not None, int histogram, int64_t now_ns) -> None:
         """Count, in *histogram*, how old the record of every message was at *now_ns*."""
@@ -718,6 +711,9 @@ cdef class TransactionReplies:
             self.errors += 1
             if self.errors == 1:
                 self.first_error = text[1:size]
+            return 0
+        if text[0] == 95:  # _ is RESP3's null
+            self.aborted = True
             return 0
         if text[0] == 42:  # * EXEC ran; its elements follow
             elements = int(text[1:size])

@@ -4,7 +4,7 @@
 # a tail of 64 bytes; a function that can refuse returns 0 for "refused" and then leaves its results unspecified.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
 
 cdef extern from "scan_simd.h" nogil:
@@ -203,6 +203,7 @@ cdef inline bint scan_symbol(const char* begin, const char* end, char* symbol, i
     cdef const char* p = begin
     if begin == end or end - begin > size or begin[0] == c' ' or end[-1] == c' ':
         return False
+    memset(symbol, 0, <size_t>size)   # size is a constant where this is inlined: three stores
     while p < end:
         c = p[0]
         if c < c' ' or c > c'~' or c == c'"' or c == c'\\' or c == c'^' or c == c'|':
@@ -210,7 +211,4 @@ cdef inline bint scan_symbol(const char* begin, const char* end, char* symbol, i
         symbol[i] = c
         i += 1
         p += 1
-    while i < size:
-        symbol[i] = 0
-        i += 1
     return True

@@ -23,6 +23,9 @@ RedisFactory = Callable[[], EmbeddedRedis]
 
 # A test server starts in a fifth of a second less and takes a third of the disk; it is thrown away afterwards.
 SMALL_POSTGRES = {"shared_buffers": "32MB", "max_wal_size": "256MB", "wal_buffers": "4MB"}
+# Nobody kills the session's server: it may be quick instead of durable. Databases come and go in a third of the time,
+# and no autovacuum holds up a copy of the template.
+QUICK_POSTGRES = {**SMALL_POSTGRES, "fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 REDIS_DATABASES = 16
 MIGRATED_TEMPLATE = "sise_migrated"
 
@@ -43,7 +46,7 @@ def _directory(prefix: str) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[EmbeddedPostgres]:
     """The session's PostgreSQL; a test that stops or kills a server takes `own_postgres` instead."""
-    with _directory("pg") as directory, EmbeddedPostgres(directory, SMALL_POSTGRES) as server:
+    with _directory("pg") as directory, EmbeddedPostgres(directory, QUICK_POSTGRES) as server:
         yield server
 
 
@@ -67,7 +70,9 @@ def migrated_template(postgres_server: EmbeddedPostgres) -> str:
 def _fresh_database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        query = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        query = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+            sql.Identifier(name), sql.Identifier(template)
+        )
         connection.execute(query)
     try:
         yield server.dsn_for(name)

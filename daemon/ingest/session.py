@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from native_pipeline.frame_listener import FrameListener
 from picows import WSCloseCode, WSError, WSMsgType
 
 from daemon.errors import InvariantBroken, Refused, Retryable, RingError
@@ -23,10 +22,10 @@ from daemon.ingest.router import route
 from daemon.ingest.subscriptions import Subscriptions, SubscriptionStatistics
 from daemon.ingest.venues import MARKET_IDS, VENUE_IDS
 from daemon.ingest.venues.venue import Registration, RegistrationRefused, SessionRefused, Unknown, Unsubscribed
+from native_pipeline.frame_listener import FrameListener
+from native_pipeline.records import BAD_CONTROL
 
 if TYPE_CHECKING:
-    from native_pipeline.counters import CountersBlock
-    from native_pipeline.ring import RingWriter
     from picows import WSTransport
 
     from daemon.config import Account
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
     from daemon.ingest.connector import Connector
     from daemon.ingest.venues.venue import Venue
     from daemon.shard_plan import PlannedConnection
+    from native_pipeline.counters import CountersBlock
+    from native_pipeline.ring import RingWriter
 
 # A venue that does not answer our close frame within this time is disconnected.
 CLOSE_TIMEOUT_S = 1.0
@@ -42,7 +43,6 @@ CLOSE_TIMEOUT_S = 1.0
 RESUME_INTERVAL_S = 0.02
 # What a closed connection had read and the ring had no room for waits this long at a stop; then it is lost, and said.
 DRAIN_TIMEOUT_S = 5.0
-BAD_CONTROL = 14  # REASON_BAD_CONTROL of record.pxd
 DATA_KINDS = {"trade": 1, "orderbook": 2}  # enum sise_record_kind of layout.h
 
 

@@ -136,7 +136,7 @@ Action = Send | Confirmed | Rejected | Failed | Capped
 
 
 class SubscriptionStatistics(msgspec.Struct, frozen=True):
-    """How many registrations are in each state."""
+    """How many registrations are in each state; unanswered: requests whose reply may still come."""
 
     desired: int
     pending: int
@@ -144,6 +144,7 @@ class SubscriptionStatistics(msgspec.Struct, frozen=True):
     rejected: int
     failed: int
     capped: int
+    unanswered: int
 
 
 class SubscriptionStatus(msgspec.Struct, frozen=True):
@@ -293,7 +294,7 @@ class Subscriptions:
         counts = {state.value: 0 for state in State}
         for entry in self._entries.values():
             counts[entry.state.value] += 1
-        return SubscriptionStatistics(**counts)
+        return SubscriptionStatistics(**counts, unanswered=len(self._unanswered))
 
     def _next_to_send(self, now: float) -> Registration | None:
         """Return the wanted registration that has waited longest."""

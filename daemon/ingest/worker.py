@@ -8,41 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
-from native_pipeline.ring import RingWriter
 
 from daemon import log as logs
 from daemon.errors import ConfigError
 from daemon.ingest.approval_key import ApprovalKeyProvider, KeyProvider, NoApprovalKey
 from daemon.ingest.connection import State as ConnectionState
 from daemon.ingest.connector import Connector, NetworkConnector
+from daemon.ingest.ring_sync import RingSync
 from daemon.ingest.session import Session, Surroundings
 from daemon.ingest.venues import venue_named
+from daemon.rings import ring_path as path_of_ring
 from daemon.shard_plan import WorkerPlan
 from daemon.supervision import process
+from native_pipeline.ring import RingWriter
 
 if TYPE_CHECKING:
-    from native_pipeline.counters import CountersBlock
-
     from daemon.config import Account, Config
     from daemon.ingest.venues.venue import Venue
+    from native_pipeline.counters import CountersBlock
 
 HEARTBEAT_INTERVAL_S = 0.5
 LEDGER_INTERVAL_S = 1.0
-SYNC_INTERVAL_S = 1.0
 # The timer never sleeps less: a deadline in the past that nobody serves must not become a busy loop.
 MIN_SLEEP_S = 0.001
-
-
-def ring_path(data_dir: Path, worker: int) -> Path:
-    """Return where the ring of *worker* is."""
-    return data_dir / "rings" / f"worker-{worker}.ring"
 
 
 async def run_worker(
@@ -94,7 +88,7 @@ class Worker:
         )
         self._wake = asyncio.Event()
         self._log: Any = logs.get()
-        self._syncer = _Syncer(ring) if config.ring.wal_sync == "1s" else None
+        self._ring_sync = RingSync(ring) if config.ring.wal_sync == "1s" else None
         around = Surroundings(
             ring=ring,
             counters=counters,
@@ -123,8 +117,8 @@ class Worker:
                 session.on_restarted(last_record_ns)
         self._counters.set("tail_bytes_cut", self._ring.recovered_bytes)
         self._counters.set("connections_planned", len(self.sessions))
-        if self._syncer is not None:
-            self._syncer.start()
+        if self._ring_sync is not None:
+            self._ring_sync.start()
         try:
             async with asyncio.TaskGroup() as group:
                 timer = group.create_task(self._keep_time(), name="timer")
@@ -140,8 +134,8 @@ class Worker:
                     await asyncio.wait(feeds)  # the timer still runs: it empties paused listeners into the ring
                 timer.cancel()
         finally:
-            if self._syncer is not None:
-                self._syncer.stop()
+            if self._ring_sync is not None:
+                self._ring_sync.stop()
             self._ring.flush_ledger(time.time_ns(), force=True)
             self._report()
 
@@ -159,8 +153,8 @@ class Worker:
             if now >= next_ledger:
                 self._ring.flush_ledger(time.time_ns())
                 next_ledger = now + LEDGER_INTERVAL_S
-                if self._syncer is not None:
-                    self._syncer.raise_error()
+                if self._ring_sync is not None:
+                    self._ring_sync.raise_error()
             deadlines = [d for session in self.sessions if (d := session.next_deadline(now)) is not None]
             delay_s = max(MIN_SLEEP_S, min([next_report, next_ledger, *deadlines]) - time.monotonic())
             try:
@@ -190,39 +184,6 @@ class Worker:
         return ApprovalKeyProvider(fetch, clock=time.monotonic)
 
 
-class _Syncer:
-    """A thread that writes the ring to the disk every second. A sync that fails is never retried as if nothing was."""
-
-    def __init__(self, ring: RingWriter) -> None:
-        self._ring = ring
-        self._stop = threading.Event()
-        self._error: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def raise_error(self) -> None:
-        """Raise what a sync failed with: pages that the kernel could not write may be gone."""
-        if self._error is not None:
-            raise self._error
-
-    def stop(self) -> None:
-        """End the thread behind a last sync."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        is_last = False
-        while not is_last:
-            is_last = self._stop.wait(SYNC_INTERVAL_S)
-            try:
-                self._ring.sync()
-            except OSError as exc:
-                self._error = exc
-                return
-
-
 async def _work(child: process.Child) -> None:
     stop = asyncio.Event()
     child.stop_into(asyncio.get_running_loop(), stop)
@@ -230,7 +191,7 @@ async def _work(child: process.Child) -> None:
     await run_worker(
         child.config,
         plan,
-        ring_path=ring_path(child.data_dir, plan.worker),
+        ring_path=path_of_ring(child.data_dir, plan.worker),
         counters=child.counters,
         wake_fds=child.wake_fds,
         stop=stop,

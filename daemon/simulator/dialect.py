@@ -94,7 +94,8 @@ def parse_request(text: str | bytes) -> Request | Refusal:
         return Refusal(Code.INVALID_JSON)
     if not isinstance(tree, dict):
         return Refusal(Code.INVALID_JSON)
-    header, body = tree.get("header"), tree.get("body")
+    header: Any = tree.get("header")
+    body: Any = tree.get("body")
     wrong = _wrong_in_header(header) or _wrong_in_body(body)
     if wrong is not None:
         return Refusal(wrong, tr_id="" if wrong is Code.INVALID_TR_KEY else _NO_TR)
@@ -127,12 +128,17 @@ def _wrong_in_body(body: Any) -> Code | None:
 
 
 def reply(code: str, tr_id: str = _NO_TR, tr_key: str = "", *, detail: str = "", iv: str = "", key: str = "") -> str:
-    """Return the reply frame for *code*; *iv* and *key* go into `output` of the two successes."""
+    """Return the reply frame for *code*; *iv* and *key* go into `output` of the two successes.
+
+    Text is latin-1, one character per byte, as `framing` has it.
+    """
     rt_cd, message = _MESSAGES.get(code, _UNKNOWN_CODE)
     body: dict[str, Any] = {"rt_cd": rt_cd, "msg_cd": str(code), "msg1": message.replace("{}", detail)}
     if rt_cd == "0":
         body["output"] = {"iv": iv, "key": key}
-    return msgspec.json.encode({"header": {"tr_id": tr_id, "tr_key": tr_key, "encrypt": "N"}, "body": body}).decode()
+    return msgspec.json.encode({"header": {"tr_id": tr_id, "tr_key": tr_key, "encrypt": "N"}, "body": body}).decode(
+        "latin-1"
+    )
 
 
 def pingpong(yyyymmddhhmmss: str) -> str:

@@ -6,6 +6,7 @@ registrations. A thread writes both, so that a slow disk never delays a send.
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,8 +25,16 @@ def events_path(journal: str | Path) -> Path:
 class Journal:
     """Two append-only files behind one thread. `record_lines()` and `event()` never block and never do I/O."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
+        fsync: Callable[[int], None] = os.fsync,
+    ) -> None:
         self._path = Path(path)
+        self._max_pending_bytes = max_pending_bytes
+        self._fsync = fsync
         self._lock = threading.Lock()
         self._lines: list[str] = []
         self._events: list[bytes] = []
@@ -61,7 +70,7 @@ class Journal:
         """Whether the disk is so late that nothing more may be sent. Raises OSError once writing has failed."""
         if self._error is not None:
             raise self._error
-        return self._pending_bytes > MAX_PENDING_BYTES
+        return self._pending_bytes > self._max_pending_bytes
 
     def close(self) -> None:
         """Write and fsync everything, then close. OSError if that, or any earlier write, failed."""
@@ -88,19 +97,18 @@ class Journal:
         try:
             # Records first: an event that closes a session then never stands before the session's records.
             if lines:
-                _append(self._records_file, "".join(lines).encode())
+                self._append(self._records_file, "".join(lines).encode())
             if events:
-                _append(self._events_file, b"".join(events))
+                self._append(self._events_file, b"".join(events))
         except OSError as exc:
             self._error = exc
             return
         with self._lock:
             self._pending_bytes -= sum(map(len, lines))
 
-
-def _append(file: IO[bytes] | None, data: bytes) -> None:
-    assert file is not None
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-    os.fsync(file.fileno())
+    def _append(self, file: IO[bytes] | None, data: bytes) -> None:
+        assert file is not None
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+        self._fsync(file.fileno())

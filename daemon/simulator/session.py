@@ -82,6 +82,7 @@ class Session(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Collect one message; answer it when it is whole."""
         if frame.msg_type == WSMsgType.CLOSE:
+            self.state = State.CLOSING
             transport.send_close(frame.get_close_code())
             transport.disconnect()
         elif frame.msg_type in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION):

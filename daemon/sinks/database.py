@@ -107,9 +107,14 @@ class Database:
         self._in_doubt = False  # an attempt failed, and may have been committed all the same
 
     def start_cursors(self, first: Mapping[Ring, int]) -> dict[Ring, int]:
-        """Return the stored cursor of each ring of *first*; one that has none yet starts behind the given seq."""
+        """Bring the schema up to date and return the stored cursor of each ring of *first*; a new one starts at its seq."""
         connection = self._connected()
         with self._discarding_on_failure(connection), connection.cursor() as cursor:
+            schema.migrate(
+                connection,
+                retention_days=self._settings.retention_days,
+                columnstore_after_days=self._settings.columnstore_after_days,
+            )
             cursor.executemany(
                 "INSERT INTO ingest_cursor (ring, epoch, seq) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
                 [(*ring, seq) for ring, seq in first.items()],

@@ -24,8 +24,10 @@ from native_pipeline.ring import GatingReader
 from daemon import log
 from daemon.config import Database as DatabaseSettings
 from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
+from daemon.rings import ring_paths
 from daemon.sinks.background import BackgroundThread
 from daemon.sinks.database import Advance, Batch, Database, FailureKind, Ring, classify
+from daemon.supervision import process
 from native_pipeline.copy_encoder import CopyBatch
 from native_pipeline.records import GAP_REASONS, QUARANTINE_REASONS
 
@@ -381,3 +383,18 @@ def run(
             readers=readers, batch=batch, database=database, settings=settings, counters=counters, host=host
         )
         return writer.run()
+
+
+def main(child: process.Child) -> None:
+    """Be the writer process until asked to stop."""
+    host = Host(
+        wait=lambda seconds: child.wait(CONSUMER, seconds),
+        beat=child.beat,
+        stopping=lambda: child.stopping,
+        drain_s=child.drain_s,
+    )
+    run(child.config.database, ring_paths(child.data_dir), child.counters, host, on_ready=child.running)
+
+
+if __name__ == "__main__":
+    process.main(main)

@@ -253,7 +253,7 @@ def main(entry: Callable[[Child], int | None]) -> NoReturn:
     assignment = _read_assignment()
     _follow_parent(assignment.parent_pid)
     child = bootstrap(assignment)
-    code = _run(child, entry)
+    code = run_entry(child, entry)
     if child.state is not ProcessState.STARTING:  # what never ran stays STARTING: the supervisor can tell
         child.set_state(ProcessState.STOPPED)
     child.log.info("process_ended", exit_code=code)
@@ -321,7 +321,7 @@ def _follow_parent(parent_pid: int) -> None:
         sys.exit(ExitCode.ORPHANED)
 
 
-def _run(child: Child, entry: Callable[[Child], int | None]) -> int:
+def run_entry(child: Child, entry: Callable[[Child], int | None]) -> int:
     """Run the role; turn what it raises into an exit code."""
     try:
         code = entry(child)

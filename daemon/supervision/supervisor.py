@@ -285,7 +285,7 @@ class Supervisor:
         self._record_children()
         found = self._log.bind(child=name, child_pid=pid, exit=spawn.describe_exit(code), uptime_s=round(uptime_s, 1))
         if self._stop_began_ns is not None:
-            if code != ExitCode.OK:
+            if code != ExitCode.OK and managed.spec.restart is Restart.ESSENTIAL:
                 self._unclean.append(name)
                 found.warning("child_stopped_badly")
             else:

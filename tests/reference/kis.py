@@ -1,4 +1,4 @@
-"""What the KIS parser does with a frame, in plain Python: str.split, Decimal, datetime. The reference for parse_kis.pyx."""
+"""What parse_kis.pyx does with a frame, in plain Python: str.split, Decimal, datetime."""
 
 from __future__ import annotations
 
@@ -64,10 +64,9 @@ def parse_frame(
 
     def quarantine(refused: Refused, kept: bytes) -> Record:
         # a quarantine record carries no connection
-        record = {"kind": "quarantine", "recv_ns": recv_ns, "venue": venue, "market": market, "connection": 0, "flags": 0}
-        return record | {
-            "reason": int(refused.reason), "detail": refused.detail, "frame": kept, "original_bytes": len(kept),
-        }  # fmt: skip
+        common = {"recv_ns": recv_ns, "venue": venue, "market": market, "connection": 0, "flags": 0}
+        what = {"reason": int(refused.reason), "detail": refused.detail, "frame": kept, "original_bytes": len(kept)}
+        return {"kind": "quarantine"} | common | what
 
     if is_text and frame[:1] in (b"{", b"["):
         return None

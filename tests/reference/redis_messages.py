@@ -69,7 +69,8 @@ def message(
             }
             channel = f"ticker.{market}"
         case Book():
-            fields = {"type": '"orderbook"', **common, "asks": levels(record.asks), "bids": levels(record.bids), **origin}
+            sides = {"asks": levels(record.asks), "bids": levels(record.bids)}
+            fields = {"type": '"orderbook"', **common, **sides, **origin}
             channel = f"orderbook.{market}"
     return channel, "{" + ",".join(f'"{key}":{value}' for key, value in fields.items()) + "}"
 

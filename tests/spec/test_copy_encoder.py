@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
 from native_pipeline.copy_encoder import COLUMNS, CopyBatch
 from native_pipeline.counters import CountersBlock, create_counters_file, percentile_us
 from native_pipeline.ring import GATING, GatingReader, LossyReader, RingWriter, create_ring
-
 from tests.reference import copy_rows, random_records
 from tests.reference.packed_records import ABSENT, Book, Gap, Ledger, Quarantine, Record, Trade, append
 
@@ -58,7 +58,9 @@ def _leave_the_ring_empty(pipe: Pipe) -> Iterator[None]:
 
 def new_batch() -> CopyBatch:
     return CopyBatch(
-        venues=NAMES.venues, markets=NAMES.markets, quarantine_reasons=NAMES.quarantine_reasons,
+        venues=NAMES.venues,
+        markets=NAMES.markets,
+        quarantine_reasons=NAMES.quarantine_reasons,
         gap_reasons=NAMES.gap_reasons,
     )
 
@@ -202,7 +204,8 @@ def test_buffers_grow_to_the_batch_and_are_reused_after_clear(pipe: Pipe) -> Non
         assert batch.append_from(pipe.reader, 1000) == len(big)
         pipe.reader.commit()
 
-        rows = [copy_rows.row(record, source=RING, seq=seq, names=NAMES)[1] for record, seq in zip(big, seqs, strict=True)]
+        pairs = zip(big, seqs, strict=True)
+        rows = [copy_rows.row(record, source=RING, seq=seq, names=NAMES)[1] for record, seq in pairs]
         assert block(batch, "quarantine") == copy_rows.stream(rows), round_number
         batch.clear()
         assert batch.rows == {}

@@ -25,9 +25,8 @@ from daemon.ingest.venues.venue import (
 )
 
 if TYPE_CHECKING:
-    from native_pipeline.frame_parser import FrameParser
-
     from daemon.config import Account
+    from native_pipeline.frame_parser import FrameParser
 
 WEBSOCKET_URL = "ws://ops.koreainvestment.com:21000"
 REST_URL = "https://openapi.koreainvestment.com:9443"

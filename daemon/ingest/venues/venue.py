@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from native_pipeline.frame_parser import FrameParser
-
     from daemon.config import Account
+    from native_pipeline.frame_parser import FrameParser
 
 
 class Registration(NamedTuple):
     """One thing to subscribe to, in the venue's own words; replies are correlated by it."""
 
-    channel: str  # KIS calls it tr_id
-    key: str  # KIS calls it tr_key
+    channel: str  # what kind of data
+    key: str  # of which symbol
 
 
 class Refusal(Enum):

@@ -1,0 +1,142 @@
+"""The publisher's connection to Redis: redis-py opens, authenticates and carries it, natively packed bytes go through.
+
+redis-py would make a Python object of each reply, which costs more than encoding the message did. So its parser is
+extended by one mode, in which `TransactionReplies` counts the replies and keeps the errors.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool, DefaultParser
+from redis.retry import Retry
+
+from daemon import log
+from daemon.config import Redis as RedisSettings
+from daemon.errors import Retryable
+from native_pipeline.redis_encoder import CURSOR_KEY, TransactionReplies
+
+RECEIVE_BYTES = 1 << 16  # the replies to a full batch arrive in one or two reads
+CLIENT_NAME = "sise-publisher"
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a ring was published, as Redis knows it."""
+
+    epoch: int
+    seq: int
+
+
+class RedisAway(Retryable):
+    """Redis cannot be reached, or refuses to work for us at the moment."""
+
+
+class TransactionParser(DefaultParser):  # type: ignore[misc, valid-type] # redis-py chooses a class at import
+    """redis-py's parser, which can also read the replies to one natively packed transaction."""
+
+    def __init__(self, socket_read_size: int) -> None:
+        super().__init__(socket_read_size)
+        self.expected: TransactionReplies | None = None
+        self._received = memoryview(bytearray(RECEIVE_BYTES))
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:  # Any: as in redis-py, whose arguments are passed on
+        """Read one reply, or all the expected ones. Errors of the socket become redis-py's in its read_response()."""
+        if self.expected is None:
+            return super().read_response(*args, **kwargs)
+        while not self.expected.complete:
+            size = self._sock.recv_into(self._received)
+            if size == 0:
+                raise redis.ConnectionError("connection closed by the server")
+            if self.expected.feed(self._received[:size]):
+                raise redis.InvalidResponse("more replies than commands")
+        return None
+
+
+class RedisLink:
+    """One connection, opened by connect() and given up at the first error."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self._settings = settings
+        self._connection: Any = None  # redis-py's connection classes share no typed base
+        self._parser: TransactionParser | None = None
+
+    def connect(self, rings: Sequence[int]) -> Mapping[int, Cursor]:
+        """Connect, and return the cursors that Redis holds. Raises RedisAway.
+
+        The cursors are watched from before they are read: the next transaction fails if anybody else moves one,
+        be it a predecessor that is still alive or our own last transaction, late on a connection that we gave up.
+        """
+        self.close()
+        try:
+            self._connection = self._new_connection()
+            self._connection.connect()
+            self._call("WATCH", CURSOR_KEY)
+            values = self._call("HMGET", CURSOR_KEY, *(f"ring-{ring}" for ring in rings))
+        except (redis.RedisError, OSError) as exc:
+            self.close()
+            raise _away(exc) from exc
+        cursors = {ring: _parse_cursor(value) for ring, value in zip(rings, values, strict=True)}
+        return {ring: cursor for ring, cursor in cursors.items() if cursor is not None}
+
+    def send(self, payload: memoryview, commands: int) -> TransactionReplies:
+        """Send one transaction of *commands* and return its replies, complete.
+
+        Raises RedisAway: then it is unknown whether the transaction has happened, and the connection is closed.
+        """
+        assert self._connection is not None
+        assert self._parser is not None
+        replies = TransactionReplies(commands)
+        self._parser.expected = replies
+        try:
+            self._connection.send_packed_command([payload], check_health=False)
+            self._connection.read_response()
+        except (redis.RedisError, OSError, ValueError) as exc:
+            self.close()
+            raise _away(exc) from exc
+        self._parser.expected = None
+        return replies
+
+    def close(self) -> None:
+        """Disconnect. From another thread this ends a connect() or send() that hangs."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+
+    def _new_connection(self) -> Any:
+        # The pool is only how redis-py turns a URL (TLS, credentials, Unix socket, database) into a connection.
+        pool = ConnectionPool.from_url(
+            self._settings.url,
+            protocol=2,
+            parser_class=self._new_parser,
+            client_name=CLIENT_NAME,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=self._settings.timeout_s,
+            socket_connect_timeout=self._settings.timeout_s,
+        )
+        return pool.make_connection()
+
+    def _new_parser(self, socket_read_size: int) -> TransactionParser:
+        self._parser = TransactionParser(socket_read_size)
+        return self._parser
+
+    def _call(self, *words: str) -> Any:
+        self._connection.send_command(*words)
+        return self._connection.read_response()
+
+
+def _away(error: Exception) -> RedisAway:
+    return RedisAway(f"{type(error).__name__}: {error}")
+
+
+def _parse_cursor(value: bytes | None) -> Cursor | None:
+    """`{epoch}:{seq}`; something else was not written by us and says nothing."""
+    if value is None:
+        return None
+    epoch, _, seq = value.partition(b":")
+    if not (epoch.isdigit() and seq.isdigit()):
+        log.get().warning("redis_cursor_unreadable", key=CURSOR_KEY, value=value[:64])
+        return None
+    return Cursor(int(epoch), int(seq))

@@ -1,0 +1,144 @@
+"""A daemon whose roles do nothing but what a test tells them: the real supervisor, real processes.
+
+`python dummy_daemon.py DATA_DIR PLAN.json` runs the supervisor; `python dummy_daemon.py ROLE` is one of its children.
+A child writes what happens to it as lines in `DATA_DIR/events/NAME`, and behaves as the payload says.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from daemon import config as settings
+from daemon.errors import ConfigError, RingError
+from daemon.supervision import process
+from daemon.supervision.process import Child, ProcessSpec, Restart
+from daemon.supervision.supervisor import Supervisor
+
+
+class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dummy does; `file` names are relative to the data directory."""
+
+    fails_at_boot: str = ""  # config | ring | crash
+    fails_when_running: bool = False
+    hangs_if: str = ""  # while this file exists
+    drains_until: str = ""  # after SIGTERM, until this file exists or drain_s is over
+    ignores_stop: bool = False
+    uses_asyncio: bool = False
+    rings: str = ""  # the eventfd of this consumer, when it begins to run
+    adds: dict[str, int] = {}  # to the counters, each time it starts to run
+
+
+class Dummy(msgspec.Struct, frozen=True, kw_only=True):
+    """A process of the plan."""
+
+    role: str
+    index: int | None = None
+    drain_order: int = 0
+    best_effort: bool = False
+    wakes: tuple[str, ...] = ()
+    behaviour: Behaviour = Behaviour()
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The desired state of the daemon."""
+
+    processes: tuple[Dummy, ...]
+    supervision: settings.Supervision
+
+
+def note(child: Child, event: str) -> None:
+    """Append a line: event, monotonic time."""
+    directory = child.data_dir / "events"
+    directory.mkdir(exist_ok=True)
+    with (directory / child.name).open("a") as file:
+        file.write(f"{event} {os.getpid()} {time.monotonic_ns()}\n")
+
+
+def run(child: Child) -> int | None:
+    """The role."""
+    behaviour = child.unpack(Behaviour)
+    note(child, "began")
+    if behaviour.fails_at_boot == "config":
+        raise ConfigError("sise.toml: accounts.name: nobody")
+    if behaviour.fails_at_boot == "ring":
+        raise RingError("worker-0.ring: has magic 0")
+    if behaviour.fails_at_boot == "crash":
+        raise RuntimeError("boom")
+    for name, amount in behaviour.adds.items():
+        child.counters.increment(name, amount)
+    child.running()
+    note(child, f"running_token_{child.config.control_token or 'none'}")
+    if behaviour.rings:
+        os.eventfd_write(child.wake_fds[behaviour.rings], 1)
+    if behaviour.fails_when_running:
+        raise RuntimeError("boom")
+    if behaviour.uses_asyncio:
+        asyncio.run(_wait_in_loop(child))
+    _wait_for_stop(child, behaviour)
+    note(child, "asked_to_stop")
+    deadline_s = time.monotonic() + child.drain_s
+    while behaviour.ignores_stop:
+        child.wait(None, 1.0)
+    while behaviour.drains_until and time.monotonic() < deadline_s:
+        child.wait(None, 0.02)
+        if (child.data_dir / behaviour.drains_until).exists():
+            break
+    note(child, "drained_orphaned" if child.orphaned else "drained")
+    return None
+
+
+def _wait_for_stop(child: Child, behaviour: Behaviour) -> None:
+    wake = child.role if child.role in child.wake_fds else None
+    while not child.stopping:
+        if child.wait(wake, 0.5):
+            note(child, "woken")
+        while behaviour.hangs_if and (child.data_dir / behaviour.hangs_if).exists():
+            time.sleep(0.05)
+
+
+async def _wait_in_loop(child: Child) -> None:
+    stop = asyncio.Event()
+    child.stop_into(asyncio.get_running_loop(), stop)
+    while not stop.is_set():
+        child.beat()
+        try:
+            await asyncio.wait_for(stop.wait(), 0.5)
+        except TimeoutError:
+            continue
+
+
+def supervise(data_dir: Path, plan: Plan) -> int:
+    """The supervisor, in this process."""
+    specs = tuple(
+        ProcessSpec(
+            role=dummy.role,
+            index=dummy.index,
+            argv=(sys.executable, __file__, dummy.role),
+            counters_block=number,
+            drain_order=dummy.drain_order,
+            wakes=dummy.wakes,
+            restart=Restart.BEST_EFFORT if dummy.best_effort else Restart.ESSENTIAL,
+            payload=process.pack(dummy.behaviour),
+        )
+        for number, dummy in enumerate(plan.processes, start=1)
+    )
+    secret = settings.Account(name="main", venue="kis", app_secret="THE-SECRET")
+    config = settings.Config(data_dir=str(data_dir), supervision=plan.supervision, accounts=(secret,))
+
+    def reload() -> settings.Config:
+        if (data_dir / "bad_config").exists():
+            raise ConfigError("sise.toml: workers: expected int")
+        return msgspec.structs.replace(config, control_token="new")
+
+    supervisor = Supervisor(specs, config=config, data_dir=data_dir, counters_path=data_dir / "counters", reload=reload)
+    return supervisor.run()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        process.main(run)
+    sys.exit(supervise(Path(sys.argv[1]), msgspec.json.decode(Path(sys.argv[2]).read_bytes(), type=Plan)))

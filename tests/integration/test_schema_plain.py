@@ -1,0 +1,211 @@
+"""The schema on a PostgreSQL without TimescaleDB: partitions by day, made ahead; retention by dropping them."""
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from daemon.errors import ConfigError
+from daemon.sinks import schema
+from native_pipeline.copy_encoder import COLUMNS
+
+TODAY = date(2026, 11, 20)
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def connection(postgres_dsn: str) -> Iterator[schema.Connection]:
+    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        yield connection
+
+
+def insert_tick(
+    connection: schema.Connection,
+    time: datetime,
+    *,
+    symbol: str = "005930",
+    price: float = 71200.0,
+    volume: float = 1.0,
+    seq: int = 1,
+) -> None:
+    connection.execute(
+        "INSERT INTO market_ticks (time, symbol, price, volume, market, venue, recv_time, flags, source, seq)"
+        " VALUES (%s, %s, %s, %s, 'kr', 'kis', %s, 0, 0, %s)",
+        [time, symbol, price, volume, time, seq],
+    )
+
+
+def partition_of(connection: schema.Connection, time: datetime) -> object:
+    row = connection.execute("SELECT tableoid::regclass::text FROM market_ticks WHERE time = %s", [time]).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def partitions(connection: schema.Connection, table: str = "market_ticks") -> list[str]:
+    rows = connection.execute(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass ORDER BY 1", [table]
+    ).fetchall()
+    return [str(name) for (name,) in rows]
+
+
+def test_migrating_twice_applies_everything_once(empty_postgres_dsn: str) -> None:
+    first = schema.migrate(empty_postgres_dsn)
+    second = schema.migrate(empty_postgres_dsn)
+
+    assert first == ["0001_tables", "0002_market_tables_by_day.plain", "0003_minute_bars.plain"]
+    assert second == []
+
+
+def test_two_migrations_at_once_do_not_disturb_each_other(empty_postgres_dsn: str) -> None:
+    done: list[list[str]] = []
+    threads = [threading.Thread(target=lambda: done.append(schema.migrate(empty_postgres_dsn))) for _ in range(4)]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(len(names) for names in done) == [0, 0, 0, 3]
+
+
+def test_a_migration_that_fails_leaves_nothing_of_itself(
+    empty_postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = schema.read_migrations({"0001_a.sql": "CREATE TABLE half (x int); SELECT 1/0"})
+    monkeypatch.setattr(schema, "packaged_migrations", lambda: broken)
+
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        schema.migrate(empty_postgres_dsn)
+
+    with psycopg.connect(empty_postgres_dsn) as connection:
+        assert connection.execute(
+            "SELECT to_regclass('half'), (SELECT count(*) FROM schema_migrations)"
+        ).fetchone() == (None, 0)
+
+
+def test_a_changed_checksum_is_a_clear_error(connection: schema.Connection) -> None:
+    connection.execute("UPDATE schema_migrations SET checksum = 'x' WHERE version = 1")
+
+    with pytest.raises(ConfigError, match=r"0001_tables\.sql differs"):
+        schema.migrate(connection)
+
+
+@pytest.mark.parametrize("table", COLUMNS)
+def test_the_columns_are_those_that_the_encoder_writes(connection: schema.Connection, table: str) -> None:
+    cursor = connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
+
+    assert cursor.description is not None
+    assert list(COLUMNS[table]) == [column.name for column in cursor.description]
+
+
+def test_migrating_makes_partitions_from_yesterday_to_a_week_ahead(connection: schema.Connection) -> None:
+    today = datetime.now(UTC).date()
+
+    days = {today + timedelta(days=offset) for offset in range(-1, 8)}
+    for table in ("market_ticks", "market_orderbook"):
+        assert {f"{table}_p{day:%Y%m%d}" for day in days} <= set(partitions(connection, table))
+
+
+def test_partitions_are_made_once_and_a_row_lands_in_its_day(connection: schema.Connection) -> None:
+    made = schema.ensure_partitions(connection, TODAY)
+    insert_tick(connection, NOON)
+
+    assert "market_ticks_p20261120" in made
+    assert schema.ensure_partitions(connection, TODAY) == []
+    assert partition_of(connection, NOON) == "market_ticks_p20261120"
+
+
+def test_days_are_cut_at_midnight_utc_whatever_the_session_says(connection: schema.Connection) -> None:
+    connection.execute("SET timezone = 'Asia/Seoul'")
+    schema.ensure_partitions(connection, TODAY)
+    last = datetime(2026, 11, 20, 23, 59, 59, 999_999, tzinfo=UTC)
+    next_day = datetime(2026, 11, 21, tzinfo=UTC)
+
+    insert_tick(connection, last)
+    insert_tick(connection, next_day)
+
+    assert partition_of(connection, last) == "market_ticks_p20261120"
+    assert partition_of(connection, next_day) == "market_ticks_p20261121"
+
+
+@pytest.mark.requirement("EDGE-01")
+def test_a_row_of_any_other_day_is_kept_and_moves_when_its_partition_is_made(connection: schema.Connection) -> None:
+    far = datetime(2031, 1, 1, 9, tzinfo=UTC)
+
+    insert_tick(connection, far)
+    assert partition_of(connection, far) == "market_ticks_default"
+
+    schema.ensure_partitions(connection, far.date())
+    assert partition_of(connection, far) == "market_ticks_p20310101"
+
+
+def test_retention_drops_whole_days_and_old_rows_of_the_small_tables(connection: schema.Connection) -> None:
+    schema.ensure_partitions(connection, date(2026, 11, 1))
+    very_old = datetime(2020, 1, 1, tzinfo=UTC)
+    for time in (very_old, datetime(2026, 11, 1, tzinfo=UTC), NOON):
+        insert_tick(connection, time)
+        connection.execute("INSERT INTO quarantine VALUES (%s, 'kis', 'r', 0, '', 0, 0, 1)", [time])
+        connection.execute("INSERT INTO system_metrics VALUES (%s, 'cpu', 1)", [time])
+
+    schema.maintain(connection, TODAY, retention_days=10)
+
+    for query in (
+        "SELECT time FROM market_ticks",
+        "SELECT recv_time FROM quarantine",
+        "SELECT time FROM system_metrics",
+    ):
+        assert connection.execute(query).fetchall() == [(NOON,)], query
+    assert "market_ticks_p20261101" not in partitions(connection)
+    assert "market_ticks_p20261119" in partitions(connection)
+
+
+def test_retention_of_zero_days_keeps_everything(connection: schema.Connection) -> None:
+    insert_tick(connection, datetime(2020, 1, 1, tzinfo=UTC))
+
+    schema.maintain(connection, TODAY, retention_days=0)
+
+    assert connection.execute("SELECT count(*) FROM market_ticks").fetchone() == (1,)
+
+
+@pytest.mark.requirement("SCH-01")
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"price": 0.0},
+        {"price": -1.0},
+        {"price": float("nan")},
+        {"price": float("inf")},
+        {"volume": -1.0},
+        {"volume": float("nan")},
+        {"volume": float("inf")},
+        {"symbol": ""},
+    ],
+)
+def test_the_table_itself_refuses_impossible_values(connection: schema.Connection, values: dict[str, object]) -> None:
+    schema.ensure_partitions(connection, TODAY)
+
+    with pytest.raises(psycopg.errors.CheckViolation):
+        insert_tick(connection, NOON, **values)  # type: ignore[arg-type]
+
+
+def test_both_big_tables_are_indexed_by_symbol_and_time(connection: schema.Connection) -> None:
+    for table in ("market_ticks", "market_orderbook"):
+        rows = connection.execute("SELECT indexdef FROM pg_indexes WHERE tablename = %s", [table]).fetchall()
+        assert any('(symbol, "time" DESC)' in str(definition) for (definition,) in rows)
+
+
+def test_minute_bars_follow_the_order_of_receipt(connection: schema.Connection) -> None:
+    insert_tick(connection, NOON, price=100.0, volume=1.0, seq=7)
+    insert_tick(connection, NOON, price=130.0, volume=2.0, seq=8)
+    insert_tick(connection, NOON + timedelta(seconds=59), price=90.0, volume=3.0, seq=9)
+    insert_tick(connection, NOON + timedelta(seconds=60), price=95.0, volume=4.0, seq=10)
+
+    bars = connection.execute("SELECT * FROM market_ticks_1m ORDER BY bucket").fetchall()
+
+    assert [
+        ("005930", "kr", NOON, 100.0, 130.0, 90.0, 90.0, 6.0, 3),
+        ("005930", "kr", NOON + timedelta(minutes=1), 95.0, 95.0, 95.0, 95.0, 4.0, 1),
+    ] == bars

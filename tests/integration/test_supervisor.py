@@ -1,0 +1,463 @@
+"""The supervisor with real processes that do nothing but live and die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from daemon.config import Supervision
+from tests.integration.dummy_daemon import Behaviour, Dummy, Plan
+
+REPOSITORY = Path(__file__).parents[2]
+PROGRAM = Path(__file__).parent / "dummy_daemon.py"
+PATIENCE_S = 30.0
+QUICK = Supervision(grace_s=3.0, restart_first_s=0.05, restart_max_s=0.2)
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.01)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class Daemon:
+    """One run of dummy_daemon.py on a data directory."""
+
+    def __init__(self, data_dir: Path, plan: Plan) -> None:
+        self.data_dir = data_dir
+        plan_file = data_dir.with_suffix(".plan.json")
+        plan_file.write_bytes(msgspec.json.encode(plan))
+        self._log_file = data_dir.with_suffix(f".{time.monotonic_ns()}.log")
+        with self._log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, PROGRAM, data_dir, plan_file],
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            )
+
+    def events(self, name: str) -> list[tuple[str, int, int]]:
+        """Return (event, pid, monotonic time) of one child, over all its lives."""
+        with suppress(FileNotFoundError):
+            lines = (self.data_dir / "events" / name).read_text().splitlines()
+            return [(event, int(pid), int(at)) for event, pid, at in map(str.split, lines)]
+        return []
+
+    def lives(self, name: str) -> list[int]:
+        """Return the pids under which *name* came to run."""
+        return [pid for event, pid, _ in self.events(name) if event.startswith("running")]
+
+    def wait_running(self, name: str, lives: int = 1) -> int:
+        """Wait for the *lives*-th time that *name* runs; return its pid."""
+        pids: list[int] = wait_for(lambda: self.lives(name)[lives - 1 :], f"{name} to run ({self.log_text()})")
+        return pids[0]
+
+    def wait_logged(self, event: str) -> dict[str, Any]:
+        found: list[dict[str, Any]] = wait_for(
+            lambda: [line for line in self.log() if line["event"] == event], f"{event} in {self.log_text()}"
+        )
+        return found[0]
+
+    def log_text(self) -> str:
+        return self._log_file.read_text()
+
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log_text().splitlines() if line.startswith("{") and line[-1] == "}"]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+    def end_all(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        names = [file.name for file in (self.data_dir / "events").glob("*")]
+        pids = {pid for name in names for _, pid, _ in self.events(name)}
+        self.process.kill()
+        self.process.wait()
+        for pid in filter(is_alive, pids):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+Start = Callable[..., Daemon]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a daemon of dummies; a second call is a second daemon on the same data directory."""
+    daemons = []
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+
+    def make(*processes: Dummy, supervision: Supervision = QUICK) -> Daemon:
+        daemons.append(Daemon(data_dir, Plan(processes=processes, supervision=supervision)))
+        return daemons[-1]
+
+    yield make
+    for daemon in daemons:
+        daemon.end_all()
+
+
+WORKER = Dummy(role="worker", index=0, drain_order=1, wakes=("writer",))
+WRITER = Dummy(role="writer", drain_order=2, wakes=("writer",))
+PUBLISHER = Dummy(role="publisher", drain_order=2)
+MONITOR = Dummy(role="monitor", drain_order=3, best_effort=True)
+
+
+def behaving(dummy: Dummy, **behaviour: Any) -> Dummy:
+    return msgspec.structs.replace(dummy, behaviour=Behaviour(**behaviour))
+
+
+# ---- stopping --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("GS-01")
+def test_sigterm_stops_workers_then_sinks_then_the_monitor_and_says_so_with_counts(start: Start) -> None:
+    worker = behaving(WORKER, adds={"records_received": 7, "records_quarantined": 1}, uses_asyncio=True)
+    writer = behaving(WRITER, adds={"rows_committed": 7})
+    publisher = behaving(PUBLISHER, adds={"records_published": 7})
+    daemon = start(MONITOR, writer, publisher, worker)
+    for name in ("worker-0", "writer", "publisher", "monitor"):
+        daemon.wait_running(name)
+
+    code = daemon.stop()
+
+    assert code == 0
+    asked = {name: daemon.events(name)[-2] for name in ("worker-0", "writer", "publisher", "monitor")}
+    ended = {name: daemon.events(name)[-1] for name in asked}
+    assert {event for event, _, _ in asked.values()} == {"asked_to_stop"}
+    assert {event for event, _, _ in ended.values()} == {"drained"}
+    assert ended["worker-0"][2] < min(asked["writer"][2], asked["publisher"][2])
+    assert max(ended["writer"][2], ended["publisher"][2]) < asked["monitor"][2]
+    last = daemon.log()[-1]
+    counts = ("records_received", "rows_committed", "records_published", "records_quarantined", "remaining_in_rings")
+    assert last["event"] == "Graceful Shutdown Complete"
+    assert [last[name] for name in counts] == [7, 7, 7, 1, 0]
+
+
+@pytest.mark.requirement("GS-01", "LEAK-02")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_leaves_no_process_and_only_the_lock_file(start: Start, number: signal.Signals) -> None:
+    daemon = start(WORKER, WRITER, MONITOR)
+    pids = [daemon.wait_running(name) for name in ("worker-0", "writer", "monitor")]
+
+    code = daemon.stop(number)
+
+    assert code == 0
+    assert not [pid for pid in pids if is_alive(pid)]
+    assert [path.name for path in (daemon.data_dir / "run").iterdir()] == ["sise.lock"]
+
+
+@pytest.mark.requirement("GS-01")
+def test_records_that_cannot_be_drained_in_time_stay_in_the_rings_and_the_exit_is_clean(start: Start) -> None:
+    writer = behaving(WRITER, adds={"writer_lag_records": 3}, drains_until="never")
+    daemon = start(WORKER, writer, MONITOR)
+    daemon.wait_running("writer")
+    began = time.monotonic()
+
+    code = daemon.stop()
+
+    assert code == 0
+    assert time.monotonic() - began < QUICK.grace_s
+    assert daemon.wait_logged("records_stay_in_the_rings")["records"] == 3
+    assert daemon.log()[-1]["event"] == "Graceful Shutdown Complete"
+
+
+@pytest.mark.requirement("GS-01")
+def test_a_process_that_does_not_stop_is_killed_within_the_grace_period_and_the_exit_code_says_so(start: Start) -> None:
+    daemon = start(WORKER, behaving(WRITER, ignores_stop=True), MONITOR)
+    pid = daemon.wait_running("writer")
+    daemon.wait_running("monitor")
+    began = time.monotonic()
+
+    code = daemon.stop()
+
+    assert code == 1
+    assert time.monotonic() - began < QUICK.grace_s
+    assert not is_alive(pid)
+    assert daemon.events("monitor")[-1][0] == "drained"
+    assert daemon.log()[-1]["event"] == "Shutdown After Failure"
+    assert daemon.log()[-1]["unclean"] == ["writer"]
+
+
+@pytest.mark.requirement("GS-01")
+def test_a_second_signal_while_stopping_is_harmless(start: Start) -> None:
+    daemon = start(behaving(WORKER, drains_until="go"), WRITER)
+    daemon.wait_running("worker-0")
+    daemon.process.terminate()
+    wait_for(lambda: daemon.events("worker-0")[-1][0] == "asked_to_stop", "the stop to begin")
+
+    daemon.process.terminate()
+    daemon.process.send_signal(signal.SIGINT)
+    wait_for(lambda: daemon.log_text().count("already_stopping") == 2, "both to be taken")
+    (daemon.data_dir / "go").touch()
+
+    assert daemon.process.wait(PATIENCE_S) == 0
+    assert daemon.events("worker-0")[-1][0] == "drained"
+
+
+@pytest.mark.requirement("GS-01")
+def test_a_stop_during_the_start_is_kept_until_the_child_can_take_it(start: Start) -> None:
+    daemon = start(WORKER, WRITER)
+    daemon.wait_logged("child_started")
+
+    code = daemon.stop()
+
+    assert code == 0
+    assert [daemon.events(name)[-1][0] for name in ("worker-0", "writer")] == ["drained", "drained"]
+
+
+def test_a_sink_that_waits_for_its_restart_is_started_to_drain(start: Start) -> None:
+    slow = Supervision(grace_s=5.0, restart_first_s=20.0, restart_max_s=20.0)
+    daemon = start(behaving(WORKER, drains_until="go"), WRITER, supervision=slow)
+    daemon.wait_running("worker-0")
+    os.kill(daemon.wait_running("writer"), signal.SIGKILL)
+    daemon.wait_logged("child_died")
+
+    daemon.process.terminate()
+    daemon.wait_running("writer", lives=2)
+    (daemon.data_dir / "go").touch()
+
+    assert daemon.process.wait(PATIENCE_S) == 0
+    assert daemon.events("writer")[-1][0] == "drained"
+
+
+# ---- restarting ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("CH-PROC-01")
+def test_a_killed_process_is_restarted_and_still_hears_its_wake_up(start: Start) -> None:
+    daemon = start(behaving(WORKER, rings="writer"), WRITER)
+    worker, writer = daemon.wait_running("worker-0"), daemon.wait_running("writer")
+
+    os.kill(writer, signal.SIGKILL)
+    successor = daemon.wait_running("writer", lives=2)
+    before = len(daemon.events("writer"))
+    os.kill(worker, signal.SIGKILL)
+    daemon.wait_running("worker-0", lives=2)
+
+    woken = wait_for(lambda: daemon.events("writer")[before:], "the restarted writer to be woken")
+    assert [(event, pid) for event, pid, _ in woken] == [("woken", successor)]
+    assert daemon.stop() == 0
+
+
+@pytest.mark.requirement("CH-PROC-01")
+def test_being_killed_from_outside_never_spends_the_restart_budget(start: Start) -> None:
+    one_restart = msgspec.structs.replace(QUICK, restarts_per_hour=1)
+    daemon = start(WORKER, supervision=one_restart)
+
+    for life in range(1, 5):
+        os.kill(daemon.wait_running("worker-0", lives=life), signal.SIGKILL)
+
+    daemon.wait_running("worker-0", lives=5)
+    assert daemon.stop() == 0
+
+
+@pytest.mark.requirement("CH-PROC-01")
+def test_a_crash_loop_spends_the_restart_budget_and_stops_the_daemon_in_order(start: Start) -> None:
+    three_restarts = msgspec.structs.replace(QUICK, restarts_per_hour=3)
+    daemon = start(behaving(WORKER, fails_at_boot="crash"), WRITER, supervision=three_restarts)
+
+    code = daemon.process.wait(PATIENCE_S)
+
+    assert code == 1
+    assert len([event for event, _, _ in daemon.events("worker-0") if event == "began"]) == 4
+    assert daemon.wait_logged("restart_budget_spent")["level"] == "critical"
+    assert daemon.events("writer")[-1][0] == "drained"
+
+
+def test_a_crash_loop_of_a_best_effort_process_leaves_the_daemon_alone(start: Start) -> None:
+    one_restart = msgspec.structs.replace(QUICK, restarts_per_hour=1)
+    daemon = start(WORKER, behaving(MONITOR, fails_when_running=True), supervision=one_restart)
+
+    daemon.wait_running("monitor", lives=4)
+
+    assert daemon.lives("worker-0") == [daemon.wait_running("worker-0")]
+    assert daemon.stop() == 0
+
+
+def test_a_hung_process_prints_where_it_hangs_and_is_killed_and_restarted(start: Start) -> None:
+    impatient = msgspec.structs.replace(QUICK, heartbeat_timeout_s=1.5)
+    daemon = start(behaving(WORKER, hangs_if="hang"), WRITER, supervision=impatient)
+    daemon.wait_running("worker-0")
+
+    (daemon.data_dir / "hang").touch()
+    daemon.wait_logged("child_hung")
+    (daemon.data_dir / "hang").unlink()
+
+    daemon.wait_running("worker-0", lives=2)
+    assert "_wait_for_stop" in daemon.log_text()
+    assert len(daemon.lives("writer")) == 1
+    assert daemon.stop() == 0
+
+
+def test_a_frozen_process_is_killed_and_restarted(start: Start) -> None:
+    impatient = msgspec.structs.replace(QUICK, heartbeat_timeout_s=1.5)
+    daemon = start(WORKER, WRITER, supervision=impatient)
+    os.kill(daemon.wait_running("writer"), signal.SIGSTOP)
+
+    daemon.wait_running("writer", lives=2)
+
+    assert daemon.log_text().count("child_hung") == 1
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize(("failure", "expected"), [("config", 2), ("ring", 3)])
+def test_a_process_that_cannot_boot_stops_the_daemon_with_its_code(start: Start, failure: str, expected: int) -> None:
+    daemon = start(behaving(WORKER, fails_at_boot=failure), WRITER)
+
+    code = daemon.process.wait(PATIENCE_S)
+
+    assert code == expected
+    assert daemon.wait_logged("child_cannot_boot")["child"] == "worker-0"
+    assert len(daemon.events("worker-0")) == 1
+
+
+# ---- the death of the supervisor, and its successor --------------------------------------------------------
+
+
+@pytest.mark.requirement("CH-PROC-01")
+def test_children_of_a_killed_supervisor_drain_and_end_by_themselves(start: Start) -> None:
+    daemon = start(behaving(WORKER, uses_asyncio=True), WRITER, MONITOR)
+    names = ("worker-0", "writer", "monitor")
+    pids = [daemon.wait_running(name) for name in names]
+
+    daemon.process.kill()
+    daemon.process.wait()
+
+    wait_for(lambda: not [pid for pid in pids if is_alive(pid)], "the orphans to end")
+    assert [daemon.events(name)[-1][0] for name in names] == ["drained_orphaned"] * 3
+
+
+@pytest.mark.requirement("CH-PROC-01")
+def test_a_successor_waits_until_the_orphans_have_drained(start: Start) -> None:
+    first = start(WORKER, behaving(WRITER, drains_until="go"), supervision=msgspec.structs.replace(QUICK, grace_s=60.0))
+    writer = first.wait_running("writer")
+    first.wait_running("worker-0")
+    first.process.kill()
+    first.process.wait()
+
+    second = start(WORKER, WRITER)
+    assert second.wait_logged("waiting_for_orphans")["orphans"] in (["writer"], ["worker-0", "writer"])
+    assert is_alive(writer)
+    (first.data_dir / "go").touch()
+
+    second.wait_running("writer", lives=2)
+    ends = [at for event, pid, at in second.events("writer") if pid == writer and event == "drained_orphaned"]
+    begins = [at for event, pid, at in second.events("writer") if pid != writer and event == "began"]
+    assert ends[0] < begins[0]
+    assert second.stop() == 0
+
+
+@pytest.mark.requirement("CH-PROC-01")
+def test_a_successor_kills_orphans_that_outstay_the_grace_period(start: Start) -> None:
+    first = start(WORKER, behaving(WRITER, ignores_stop=True))
+    orphan = first.wait_running("writer")
+    first.process.kill()
+    first.process.wait()
+
+    second = start(WORKER, WRITER, supervision=msgspec.structs.replace(QUICK, grace_s=0.5))
+
+    second.wait_running("writer", lives=2)
+    assert not is_alive(orphan)
+    assert second.stop() == 0
+
+
+def test_a_successor_that_waits_for_orphans_can_be_stopped(start: Start) -> None:
+    first = start(WORKER, behaving(WRITER, ignores_stop=True))
+    first.wait_running("writer")
+    first.process.kill()
+    first.process.wait()
+    second = start(WORKER, WRITER)
+    second.wait_logged("waiting_for_orphans")
+
+    assert second.stop() == 0
+    assert "child_started" not in second.log_text()
+
+
+def test_a_second_daemon_on_the_same_directory_is_refused_with_the_pid_of_the_first(start: Start) -> None:
+    first = start(WORKER)
+    first.wait_running("worker-0")
+
+    second = start(WORKER)
+    code = second.process.wait(PATIENCE_S)
+
+    assert code == 1
+    assert len(second.log()) == 1
+    assert f"(pid {first.process.pid})" in second.log()[0]["reason"]
+    assert first.lives("worker-0") == [first.wait_running("worker-0")]
+    assert first.stop() == 0
+
+
+# ---- settings and secrets ------------------------------------------------------------------------------------
+
+
+def test_sighup_reads_the_settings_again_for_children_started_later(start: Start) -> None:
+    daemon = start(WORKER, supervision=QUICK)
+    first = daemon.wait_running("worker-0")
+
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_logged("reloaded")
+    os.kill(first, signal.SIGKILL)
+    daemon.wait_running("worker-0", lives=2)
+
+    tokens = [event for event, _, _ in daemon.events("worker-0") if event.startswith("running")]
+    assert tokens == ["running_token_none", "running_token_new"]
+    assert daemon.stop() == 0
+
+
+def test_sighup_with_an_invalid_file_keeps_the_old_settings(start: Start) -> None:
+    daemon = start(WORKER)
+    worker = daemon.wait_running("worker-0")
+    (daemon.data_dir / "bad_config").touch()
+
+    daemon.process.send_signal(signal.SIGHUP)
+
+    assert daemon.wait_logged("reload_refused")["error"] == "sise.toml: workers: expected int"
+    assert is_alive(worker)
+    assert daemon.stop() == 0
+
+
+def test_secrets_are_in_no_command_line_environment_log_or_file(start: Start) -> None:
+    daemon = start(WORKER, WRITER)
+    pids = [daemon.process.pid, daemon.wait_running("worker-0"), daemon.wait_running("writer")]
+
+    seen = [Path(f"/proc/{pid}/{file}").read_bytes() for pid in pids for file in ("cmdline", "environ")]
+    files = [path for path in daemon.data_dir.rglob("*") if path.is_file()]
+    seen += [path.read_bytes() for path in files]
+
+    assert daemon.stop() == 0
+    assert not [text for text in (*seen, daemon.log_text().encode()) if b"THE-SECRET" in text]
+
+
+def test_roles_are_words_of_the_titles_and_files_are_private_and_memory_is_small(start: Start) -> None:
+    daemon = start(WORKER, WRITER)
+    pids = [daemon.process.pid, daemon.wait_running("worker-0"), daemon.wait_running("writer")]
+
+    titles = [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in pids]
+    run_dir = daemon.data_dir / "run"
+    resident_kib = int(Path(f"/proc/{pids[0]}/status").read_text().split("VmRSS:")[1].split()[0])
+
+    assert titles == ["sise: supervisor", "sise: worker 0", "sise: writer"]
+    assert run_dir.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in [*run_dir.iterdir(), daemon.data_dir / "counters"]} == {0o600}
+    assert int((run_dir / "sise.pid").read_text()) == daemon.process.pid
+    assert resident_kib < 36 * 1024
+    assert daemon.stop() == 0

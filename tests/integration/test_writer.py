@@ -1,0 +1,506 @@
+"""The writer with a real ring and a real PostgreSQL: whatever is killed or cut, every record is stored exactly once."""
+
+import itertools
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from native_pipeline.counters import CountersBlock, create_counters_file
+from native_pipeline.ring import RingWriter, create_ring
+
+from daemon.config import Database
+from daemon.embedded import EmbeddedPostgres
+from daemon.sinks import writer
+from daemon.sinks.database import Fenced
+from tests.integration.cutting_proxy import Cut, CuttingProxy
+from tests.reference.packed_records import Book, Gap, Ledger, Quarantine, Trade, append
+
+CHILD = Path(__file__).with_name("writer_child.py")
+ROOT = Path(__file__).parents[2]
+QUICK = (0.01, 0.02, 0.05)  # retry delays of tests that do not look at them
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.005)
+
+
+@dataclass
+class Rings:
+    """Rings with a producer each, and the counters block of the writer."""
+
+    directory: Path
+    producers: list[RingWriter]
+    counters: CountersBlock
+    wake_fd: int
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.directory / f"worker-{number}.ring" for number in range(len(self.producers))]
+
+    def fill(self, records: int, *, ring: int = 0) -> None:
+        """Append trades and publish them; waits for room like a worker does."""
+        producer = self.producers[ring]
+        trade = Trade()
+        body = trade.body()
+        for _ in range(records):
+            while producer.room_bytes < 4096:
+                producer.publish()
+                time.sleep(0.001)
+            producer.append(trade.kind, body, venue=1, market=1, recv_ns=time.time_ns(), utc_offset_min=540)
+        producer.publish()
+
+
+@pytest.fixture
+def make_rings(tmp_path: Path) -> Iterator[Callable[..., Rings]]:
+    wake_fd = os.eventfd(0, os.EFD_NONBLOCK)
+    made: list[Rings] = []
+
+    def make(count: int = 1, capacity_bytes: int = 1 << 20) -> Rings:
+        producers = []
+        for number in range(count):
+            path = tmp_path / f"worker-{number}.ring"
+            create_ring(path, ring=number, capacity_bytes=capacity_bytes)
+            producers.append(RingWriter(path, wake_fds={"writer": wake_fd}))
+        create_counters_file(tmp_path / "counters", 1)
+        counters = CountersBlock(tmp_path / "counters", 0)
+        counters.take("writer")
+        made.append(Rings(tmp_path, producers, counters, wake_fd))
+        return made[-1]
+
+    yield make
+    for rings in made:
+        for producer in rings.producers:
+            producer.close()
+    os.close(wake_fd)
+
+
+class RunningWriter:
+    """The writer's loop in a thread of this process."""
+
+    def __init__(self, rings: Rings, settings: Database, drain_s: float = 30.0) -> None:
+        self.is_ready = threading.Event()
+        self.result: bool | None = None
+        self.error: BaseException | None = None
+        self.beats: list[float] = []
+        self.wakes = 0
+        self._rings = rings
+        self._stop_fd, self._stop_write_fd = os.pipe()
+        self._stop = threading.Event()
+        host = writer.Host(wait=self._wait, beat=self._beat, stopping=self._stop.is_set, drain_s=drain_s)
+
+        def work() -> None:
+            try:
+                self.result = writer.run(settings, rings.paths, rings.counters, host, on_ready=self.is_ready.set)
+            except BaseException as exc:
+                self.error = exc
+
+        self._thread = threading.Thread(target=work)
+
+    def _beat(self) -> None:
+        self.beats.append(time.monotonic())
+
+    def _wait(self, seconds: float) -> None:
+        self._beat()
+        poll = select.poll()
+        poll.register(self._rings.wake_fd, select.POLLIN)
+        if not self._stop.is_set():
+            poll.register(self._stop_fd, select.POLLIN)
+        if any(fd == self._rings.wake_fd for fd, _ in poll.poll(seconds * 1000)):
+            os.eventfd_read(self._rings.wake_fd)
+            self.wakes += 1
+        self._beat()
+
+    def longest_pause_s(self, since: float = 0.0) -> float:
+        """Longest time between two beats after *since*."""
+        beats = [beat for beat in self.beats if beat >= since]
+        return max((later - earlier for earlier, later in itertools.pairwise(beats)), default=0.0)
+
+    def __enter__(self) -> "RunningWriter":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        os.close(self._stop_fd)
+        os.close(self._stop_write_fd)
+
+    def stop(self) -> bool | None:
+        if not self._stop.is_set():
+            self._stop.set()
+            os.write(self._stop_write_fd, b"s")
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self.result
+
+    def wait_for_end(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+def settings_for(dsn: str, **overrides: Any) -> Database:
+    values = {
+        "dsn": dsn,
+        "flush_interval_ms": 10,
+        "retry_delays_s": QUICK,
+        "connect_timeout_s": 2,
+        "retention_days": 0,  # the trades of these tests have a time that does not change, and get old
+    }
+    return Database(**{**values, **overrides})
+
+
+def query(dsn: str, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode(), parameters)
+        return cursor.fetchall() if cursor.description else []
+
+
+def stored(dsn: str) -> tuple[int, int]:
+    """Rows, and different rows."""
+    (row,) = query(dsn, "SELECT count(*), count(DISTINCT (source, seq)) FROM market_ticks")
+    return int(row[0]), int(row[1])
+
+
+def execute(dsn: str, statement: str) -> None:
+    query(dsn, statement)
+
+
+def drain(rings: Rings, dsn: str) -> None:
+    """What a restarted daemon does at the latest when it stops: store all that is left."""
+    with RunningWriter(rings, settings_for(dsn)) as last:
+        assert last.stop() is True
+
+
+def test_records_of_every_kind_reach_their_tables(make_rings: Callable[..., Rings], postgres_dsn: str) -> None:
+    rings = make_rings()
+    level = ((71300, 0), (5, 0))
+    for record in (
+        Trade(price=(7120012, 2), side=2),
+        Book(asks=[level], bids=[level]),
+        Quarantine(frame=b"\0raw\xff", reason=1),
+        Gap(missing=3),
+        Ledger(count=4, through_seq=5),
+    ):
+        append(rings.producers[0], record)
+    rings.producers[0].publish()
+
+    drain(rings, postgres_dsn)
+
+    assert query(postgres_dsn, "SELECT symbol, price, side, market, venue FROM market_ticks") == [
+        ("005930", 71200.12, "sell", "kr", "kis")
+    ]
+    assert query(postgres_dsn, "SELECT ask_price1, ask_vol1, bid_vol2 FROM market_orderbook") == [(71300.0, 5.0, None)]
+    assert query(postgres_dsn, "SELECT venue, frame FROM quarantine") == [("kis", b"\0raw\xff")]
+    assert query(postgres_dsn, "SELECT kind, missing FROM feed_gaps") == [("trade", 3.0)]
+    assert query(postgres_dsn, "SELECT received, through_seq FROM ingest_ledger") == [(4, 5)]
+    assert rings.counters.get("rows_committed") == 5
+    assert rings.counters.get("writer_lag_bytes") == 0
+
+
+def test_the_cursor_is_stored_with_the_rows(make_rings: Callable[..., Rings], postgres_dsn: str) -> None:
+    rings = make_rings()
+    rings.fill(25)
+
+    drain(rings, postgres_dsn)
+
+    producer = rings.producers[0]
+    assert query(postgres_dsn, "SELECT ring, epoch, seq FROM ingest_cursor") == [(0, producer.epoch, producer.last_seq)]
+
+
+def test_several_rings_share_a_batch_and_none_is_starved(make_rings: Callable[..., Rings], postgres_dsn: str) -> None:
+    rings = make_rings(3)
+    rings.fill(2_000, ring=0)
+    rings.fill(10, ring=1)
+    rings.fill(10, ring=2)
+
+    with RunningWriter(rings, settings_for(postgres_dsn, batch_rows=100)) as running:
+        wait_until(lambda: stored(postgres_dsn)[0] == 2_020)
+        assert running.stop() is True
+
+    first = query(postgres_dsn, "SELECT DISTINCT source FROM market_ticks WHERE xmin = (SELECT xmin FROM market_ticks"
+                  " ORDER BY ctid LIMIT 1)")  # fmt: skip
+    assert sorted(first) == [(0,), (1,), (2,)]
+
+
+def test_a_batch_is_stored_when_it_is_full_or_when_its_time_is_up(
+    make_rings: Callable[..., Rings], postgres_dsn: str
+) -> None:
+    rings = make_rings()
+
+    with RunningWriter(rings, settings_for(postgres_dsn, batch_rows=100, flush_interval_ms=300_000)):
+        rings.fill(100)
+        wait_until(lambda: stored(postgres_dsn)[0] == 100)
+    with RunningWriter(rings, settings_for(postgres_dsn, batch_rows=100, flush_interval_ms=20)):
+        rings.fill(1)
+        wait_until(lambda: stored(postgres_dsn)[0] == 101)
+
+
+def test_an_idle_writer_sleeps_until_a_producer_wakes_it(make_rings: Callable[..., Rings], postgres_dsn: str) -> None:
+    rings = make_rings()
+
+    with RunningWriter(rings, settings_for(postgres_dsn)) as running:
+        wait_until(lambda: running.longest_pause_s() > 0.9)
+        wakes_before = running.wakes
+        rings.fill(1)
+        wait_until(lambda: stored(postgres_dsn)[0] == 1)
+
+    assert (wakes_before, running.wakes) == (0, 1)
+
+
+@pytest.mark.requirement("DLP-01")
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_batch_one_row_short_of_full_survives_the_end_of_the_writer(
+    make_rings: Callable[..., Rings], postgres_dsn: str, signal_number: signal.Signals
+) -> None:
+    rings = make_rings()
+    with writer_process(rings, postgres_dsn, batch_rows=100, flush_interval_ms=300_000) as child:
+        rings.fill(100)
+        wait_until(lambda: stored(postgres_dsn)[0] == 100)  # it runs, and the next batch begins
+        rings.fill(99)
+        child.send_signal(signal_number)
+        code = child.wait(30)
+
+    assert code == (0 if signal_number == signal.SIGTERM else -signal.SIGKILL)
+    if signal_number == signal.SIGKILL:
+        assert stored(postgres_dsn) == (100, 100)
+        drain(rings, postgres_dsn)
+    assert stored(postgres_dsn) == (199, 199)
+
+
+@pytest.mark.requirement("DLP-01", "CH-PROC-01")
+def test_a_writer_killed_at_random_moments_under_load_loses_and_repeats_nothing(
+    make_rings: Callable[..., Rings], postgres_dsn: str
+) -> None:
+    rings = make_rings()
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    records = 60_000
+    load = threading.Thread(target=rings.fill, args=(records,))
+    load.start()
+
+    kills = 0
+    while kills < 6:
+        with writer_process(rings, postgres_dsn, batch_rows=500, flush_interval_ms=5) as child:
+            wait_until(lambda: rings.counters.snapshot()["pid"] == child.pid)
+            time.sleep(chance.uniform(0.0, 0.4))  # the moment of the kill is what is random, nothing is awaited
+            child.kill()
+            child.wait()
+            kills += 1
+    with writer_process(rings, postgres_dsn, batch_rows=5_000, flush_interval_ms=5) as child:
+        load.join(60)
+        wait_until(lambda: rings.counters.snapshot()["pid"] == child.pid)
+        child.terminate()
+        assert child.wait(60) == 0
+
+    assert stored(postgres_dsn) == (records, records), f"seed {seed}"
+
+
+@contextmanager
+def writer_process(rings: Rings, dsn: str, **settings: int) -> Iterator[subprocess.Popen[bytes]]:
+    arguments = [dsn, *rings.paths, rings.directory / "counters", *settings.values()]
+    command = [sys.executable, str(CHILD), *map(str, arguments)]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}) as child:
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
+
+
+@pytest.mark.requirement("CH-RES-01")
+@pytest.mark.parametrize("how", ["kill", "immediate", "fast"])
+def test_nothing_is_missing_or_double_when_the_server_goes_away_under_load(
+    make_rings: Callable[..., Rings], own_postgres: Callable[[], EmbeddedPostgres], how: str
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    records = 40_000
+    load = threading.Thread(target=rings.fill, args=(records,))
+
+    with RunningWriter(rings, settings_for(server.dsn, batch_rows=1_000)) as running:
+        load.start()
+        for outage in (1, 2):
+            wait_until(lambda: rings.counters.get("rows_committed") >= outage * 2_000)  # noqa: B023 - awaited here
+            server.kill() if how == "kill" else server.stop("immediate" if how == "immediate" else "fast")
+            wait_until(lambda: not rings.counters.get("database_connected"))
+            server.start()
+        load.join(60)
+        assert running.stop() is True
+
+    assert stored(server.dsn) == (records, records)
+    assert rings.counters.get("commit_retries") >= 2
+
+
+@pytest.mark.requirement("DLP-01")
+@pytest.mark.parametrize("cut", ["request", "answer"])
+def test_a_connection_lost_during_commit_neither_loses_nor_repeats_the_batch(
+    make_rings: Callable[..., Rings], postgres_dsn: str, cut: Cut
+) -> None:
+    rings = make_rings()
+
+    with CuttingProxy(postgres_dsn) as proxy, RunningWriter(rings, settings_for(proxy.dsn)) as running:
+        rings.fill(50)
+        wait_until(lambda: rings.counters.get("rows_committed") == 50)
+        proxy.cut = cut
+        rings.fill(70)
+        wait_until(lambda: rings.counters.get("rows_committed") == 120)
+        assert running.stop() is True
+
+    assert proxy.cuts == 1
+    assert stored(postgres_dsn) == (120, 120)
+    assert rings.counters.get("commit_retries") == 1
+
+
+def test_a_writer_that_was_overtaken_by_another_is_fenced(make_rings: Callable[..., Rings], postgres_dsn: str) -> None:
+    rings = make_rings()
+
+    with RunningWriter(rings, settings_for(postgres_dsn)) as running:
+        rings.fill(5)
+        wait_until(lambda: stored(postgres_dsn)[0] == 5)
+        execute(postgres_dsn, "UPDATE ingest_cursor SET seq = seq + 1")
+        rings.fill(5)
+        running.wait_for_end()
+
+    assert isinstance(running.error, Fenced)
+    assert stored(postgres_dsn) == (5, 5)
+
+
+def test_a_database_older_than_the_ring_is_reported_with_the_number_of_missing_records(
+    make_rings: Callable[..., Rings], postgres_dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rings = make_rings()
+    rings.fill(50)
+    drain(rings, postgres_dsn)
+    execute(postgres_dsn, "UPDATE ingest_cursor SET seq = seq - 20")  # restored from a backup
+    rings.fill(10)
+
+    drain(rings, postgres_dsn)
+
+    assert rings.counters.get("writer_lapped") == 20
+    assert "records_missing_in_ring" in "".join(capsys.readouterr())
+    assert stored(postgres_dsn) == (60, 60)
+
+
+@pytest.mark.requirement("GS-01")
+def test_a_stop_stores_everything_and_leaves_no_connection(make_rings: Callable[..., Rings], postgres_dsn: str) -> None:
+    rings = make_rings()
+    with RunningWriter(rings, settings_for(postgres_dsn, flush_interval_ms=300_000)) as running:
+        rings.fill(3_000)
+        assert running.stop() is True
+
+    assert stored(postgres_dsn) == (3_000, 3_000)
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sise writer'"
+    wait_until(lambda: query(postgres_dsn, sessions) == [(0,)])  # the server notices a closed socket by itself
+
+
+@pytest.mark.requirement("GS-01")
+def test_a_stop_while_the_database_is_away_ends_in_time_and_keeps_the_records(
+    make_rings: Callable[..., Rings], own_postgres: Callable[[], EmbeddedPostgres]
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    with RunningWriter(rings, settings_for(server.dsn), drain_s=1.5) as running:
+        rings.fill(10)
+        wait_until(lambda: rings.counters.get("rows_committed") == 10)
+        server.stop()
+        rings.fill(30)
+        started = time.monotonic()
+        assert running.stop() is False
+        assert time.monotonic() - started < 3.0
+
+    server.start()
+    drain(rings, server.dsn)
+    assert stored(server.dsn) == (40, 40)
+
+
+def test_it_beats_every_second_while_the_server_hangs(
+    make_rings: Callable[..., Rings], own_postgres: Callable[[], EmbeddedPostgres]
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        rings.fill(10)
+        wait_until(lambda: rings.counters.get("rows_committed") == 10)
+        (backend,) = query(server.dsn, "SELECT pid FROM pg_stat_activity WHERE application_name = 'sise writer'")
+        os.kill(backend[0], signal.SIGSTOP)
+        hung_at = time.monotonic()
+        rings.fill(10)
+        wait_until(lambda: running.beats[-1] > hung_at + 3.0)
+        os.kill(backend[0], signal.SIGCONT)
+        wait_until(lambda: rings.counters.get("rows_committed") == 20)
+
+    assert running.longest_pause_s(hung_at) < 1.1, "the idle pace is a second"
+
+
+def test_a_server_that_is_away_at_the_start_is_waited_for(
+    make_rings: Callable[..., Rings], own_postgres: Callable[[], EmbeddedPostgres]
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    server.stop()
+    rings.fill(10)
+
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        assert running.is_ready.wait(10), "a database that is away is no reason not to boot"
+        wait_until(lambda: rings.counters.get("commit_retries") >= 2)
+        server.start()
+        wait_until(lambda: rings.counters.get("rows_committed") == 10)
+        assert rings.counters.get("database_connected") == 1
+
+
+@pytest.mark.requirement("SCH-01")
+def test_a_row_that_the_table_refuses_is_never_skipped(
+    make_rings: Callable[..., Rings], postgres_dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rings = make_rings()
+    with RunningWriter(rings, settings_for(postgres_dsn)) as running:
+        append(rings.producers[0], Trade(price=(0, 0)))  # no parser lets this through
+        rings.fill(4)
+        wait_until(lambda: rings.counters.get("commit_retries") >= 4)
+        assert stored(postgres_dsn) == (0, 0)
+
+        execute(postgres_dsn, "ALTER TABLE market_ticks DROP CONSTRAINT market_ticks_price")
+        wait_until(lambda: rings.counters.get("rows_committed") == 5)
+        assert running.stop() is True
+
+    assert stored(postgres_dsn) == (5, 5)
+    lines = "".join(capsys.readouterr()).splitlines()
+    assert len([line for line in lines if "database_refuses_batch" in line]) == 1, "one line, however many attempts"
+
+
+def test_the_writer_makes_the_tables_of_an_empty_database(
+    make_rings: Callable[..., Rings], empty_postgres_dsn: str
+) -> None:
+    rings = make_rings()
+    rings.fill(10)
+
+    drain(rings, empty_postgres_dsn)
+
+    assert stored(empty_postgres_dsn) == (10, 10)
+
+
+def test_a_table_that_is_not_there_is_waited_for_until_the_operator_helps(
+    make_rings: Callable[..., Rings], postgres_dsn: str
+) -> None:
+    rings = make_rings()
+    with RunningWriter(rings, settings_for(postgres_dsn)):
+        wait_until(lambda: rings.counters.get("database_connected"))
+        execute(postgres_dsn, "ALTER TABLE market_ticks RENAME TO elsewhere")
+        rings.fill(10)
+        wait_until(lambda: rings.counters.get("commit_retries") >= 2)
+        execute(postgres_dsn, "ALTER TABLE elsewhere RENAME TO market_ticks")
+        wait_until(lambda: rings.counters.get("rows_committed") == 10)

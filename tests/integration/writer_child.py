@@ -1,0 +1,32 @@
+"""The writer as a process, to be killed: `python writer_child.py DSN RING COUNTERS BATCH_ROWS INTERVAL_MS`."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+from native_pipeline.counters import CountersBlock
+
+from daemon.config import Database
+from daemon.sinks import writer
+
+
+def main() -> int:
+    """Run until SIGTERM; exit code 0 if the ring was drained."""
+    dsn, ring, counters_path, batch_rows, interval_ms = sys.argv[1:]
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
+    counters = CountersBlock(counters_path, 0)
+    counters.take("writer")
+    host = writer.Host(
+        wait=lambda seconds: time.sleep(min(seconds, 0.01)),
+        beat=counters.heartbeat,
+        stopping=lambda: bool(stopping),
+        drain_s=30.0,
+    )
+    settings = Database(dsn=dsn, batch_rows=int(batch_rows), flush_interval_ms=int(interval_ms), retention_days=0)
+    return 0 if writer.run(settings, [Path(ring)], counters, host, on_ready=lambda: None) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

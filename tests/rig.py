@@ -1,0 +1,295 @@
+"""The whole daemon in a test's hands: real processes, real servers, the simulator, and an oracle that asks nobody.
+
+The oracle is SQL over the simulator's own journal: no count, no value and no code of the daemon enters it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+from daemon.embedded import EmbeddedPostgres, EmbeddedRedis
+from native_pipeline.counters import CountersBlock
+from native_pipeline.ring import LossyReader
+
+POLL_S = 0.05
+TIMEOUT_S = 60.0
+MIB = 1 << 20
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
+    """Return the condition's first true value; fail naming *what* if it never comes."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
+        time.sleep(POLL_S)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The journal against the tables. *lost* counts records that no row of feed_gaps accounts for."""
+
+    sent: int
+    stored: int
+    in_gaps: int
+    lost: int
+    duplicated: int
+    wrong: int
+    unknown: int
+    seqs_missing: int  # numbers of a ring between its first and last row that no table has
+    seqs_twice: int
+
+    @property
+    def is_exact(self) -> bool:
+        """Nothing lost, doubled, altered or invented, and every ring accounted for number by number."""
+        return self.sent > 0 and not (
+            self.lost or self.duplicated or self.wrong or self.unknown or self.seqs_missing or self.seqs_twice
+        )
+
+
+class Rig:
+    """One daemon with its venue and servers. Everything it starts ends with it."""
+
+    def __init__(
+        self, directory: Path, postgres: EmbeddedPostgres, redis_server: EmbeddedRedis, *, symbols: int = 10, workers: int = 2
+    ) -> None:
+        self.directory = directory
+        self.data_dir = directory / "data"
+        self.journal = directory / "journal.csv"
+        self.config_path = directory / "sise.toml"
+        self.log_path = directory / "daemon.log"
+        self.postgres = postgres
+        self.redis = redis_server
+        self.symbols = [f"{5930 + 10 * i:06d}" for i in range(symbols)]
+        self.workers = workers
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.simulator: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "Rig":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (self.daemon, self.simulator):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+        self.kill_roles(signal.SIGKILL)
+        for process in (self.daemon, self.simulator):
+            if process is not None and process.stdout is not None:
+                process.stdout.close()
+
+    # ---- parts ---------------------------------------------------------------------------------------
+
+    def start_simulator(self, *, rate: float, faults: tuple[str, ...] = (), extra: tuple[str, ...] = ()) -> None:
+        """Start the venue; it offers nothing until every subscription exists."""
+        words = ["--rate", str(rate), "--journal", str(self.journal), "--start-after", str(2 * len(self.symbols))]
+        for fault in faults:
+            words += ["--fault", fault]
+        self.simulator = subprocess.Popen(
+            [sys.executable, "-m", "daemon.simulator", *words, *extra], stdout=subprocess.PIPE, text=True
+        )
+        assert self.simulator.stdout is not None
+        address = json.loads(self.simulator.stdout.readline())
+        self.config_path.write_text(self._config(address))
+
+    def _config(self, address: dict[str, Any]) -> str:
+        text = [
+            f'data_dir = "{self.data_dir}"\nworkers = {self.workers}',
+            f'[database]\ndsn = "{self.postgres.dsn}"',
+            f'[redis]\nurl = "{self.redis.url}"\nretry_max_s = 0.5',
+            '[http]\nhost = "127.0.0.1"\nport = 0',
+            "[ring]\ncapacity_mb = 64",
+            "[ingest]\nsubscribe_interval_ms = 2\nbackoff_first_s = 0.05\nbackoff_max_s = 0.5\nslot_held_backoff_s = 0.3",
+            "[supervision]\ngrace_s = 20",
+            '[log]\nformat = "json"',
+        ]
+        per_account = -(-len(self.symbols) // self.workers)
+        for number in range(self.workers):
+            symbols = self.symbols[number * per_account : (number + 1) * per_account]
+            text.append(
+                f'[[accounts]]\nname = "a{number}"\nvenue = "kis"\napp_key = "key-{number}"\napp_secret = "secret"\n'
+                f'ws_url = "{address["ws_url"]}"\nrest_url = "{address["rest_url"]}"\n'
+                f'[[feeds]]\naccount = "a{number}"\nmarket = "kr"\nsymbols = {json.dumps(symbols)}'
+            )
+        return "\n".join(text) + "\n"
+
+    def start_daemon(self) -> None:
+        """`sise run`; its log goes to a file."""
+        with self.log_path.open("ab") as log:
+            self.daemon = subprocess.Popen(
+                [sys.executable, "-m", "daemon.cli", "run", "-c", str(self.config_path)], stdout=log, stderr=log
+            )
+
+    def stop_simulator(self) -> dict[str, Any]:
+        """End the offer; return the simulator's totals. The journal is complete after this."""
+        assert self.simulator is not None
+        self.simulator.send_signal(signal.SIGTERM)
+        out, _ = self.simulator.communicate(timeout=TIMEOUT_S)
+        totals: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return totals
+
+    def stop_daemon(self) -> int:
+        """SIGTERM to the supervisor; return its exit code."""
+        assert self.daemon is not None
+        self.daemon.send_signal(signal.SIGTERM)
+        return self.daemon.wait(TIMEOUT_S)
+
+    # ---- looking -------------------------------------------------------------------------------------
+
+    def counters(self) -> dict[str, dict[str, Any]]:
+        """{process: snapshot}."""
+        found: dict[str, dict[str, Any]] = {}
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            for index in range(64):
+                snapshot = CountersBlock(str(self.data_dir / "run" / "counters"), index, writable=False).snapshot()
+                if snapshot is not None:
+                    found[snapshot["role"]] = snapshot
+        return found
+
+    def total(self, name: str) -> int:
+        """One counter over all processes."""
+        return sum(block["values"][name] for block in self.counters().values())
+
+    def pids(self, role: str) -> list[int]:
+        """Living processes of a role ("worker", "writer", "publisher", "supervisor", "monitor")."""
+        found = []
+        for name, block in self.counters().items():
+            if name.split("-")[0] == role and psutil.pid_exists(block["pid"]):
+                with contextlib.suppress(psutil.Error):
+                    process = psutil.Process(block["pid"])
+                    if process.status() != psutil.STATUS_ZOMBIE and "sise" in " ".join(process.cmdline()):
+                        found.append(block["pid"])
+        return found
+
+    def kill_roles(self, number: signal.Signals, *roles: str) -> list[int]:
+        """Send a signal to every process of the roles (none named: all); return the pids."""
+        pids = [pid for role in (roles or ("supervisor", "worker", "writer", "publisher", "monitor")) for pid in self.pids(role)]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return pids
+
+    def wait_received(self, more: int) -> None:
+        """Wait until *more* records have been received from now on."""
+        start = self.total("records_received")
+        wait_for(lambda: self.total("records_received") >= start + more, f"{more} more records received: {self.tail()}")
+
+    def wait_committed(self) -> None:
+        """Wait until the writer has nothing left to do (offer ended)."""
+
+        def is_idle() -> bool:
+            writer = self.counters()["writer"]["values"]
+            return writer["writer_lag_bytes"] == 0 and self.backlog() == 0
+
+        wait_for(is_idle, f"the writer to be done: {self.tail()}")
+
+    def backlog(self) -> int:
+        """Published bytes that the writer has not committed, from the ring files themselves."""
+        total = 0
+        for path in (self.data_dir / "rings").glob("*.ring"):
+            probe = LossyReader(path, "probe")
+            total += probe.head - probe.consumers()["writer"]["position"]
+            probe.close()
+        return total
+
+    def tail(self, lines: int = 12) -> str:
+        """End of the daemon's log."""
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Log lines with that event name."""
+        found = []
+        for line in self.log_path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                fields = json.loads(line)
+                if isinstance(fields, dict) and fields.get("event") == name:
+                    found.append(fields)
+        return found
+
+    # ---- the oracle ----------------------------------------------------------------------------------
+
+    def compare(self) -> Verdict:
+        """Compare the journal with the database, by SQL alone."""
+        with psycopg.connect(self.postgres.dsn) as connection:
+            connection.execute(
+                "CREATE TEMP TABLE journal (session text, kind text, symbol text, key bigint, price float8, size float8,"
+                " sent_ns bigint)"
+            )
+            with (
+                connection.cursor().copy("COPY journal FROM STDIN (FORMAT csv, HEADER)") as copy,
+                self.journal.open("rb") as file,
+            ):
+                while block := file.read(MIB):
+                    copy.write(block)
+            row = connection.execute(COMPARE).fetchone()
+            seqs = connection.execute(SEQS).fetchone()
+        assert row is not None
+        assert seqs is not None
+        return Verdict(*(int(value or 0) for value in (*row, *seqs)))
+
+
+# A record counts as accounted for when it was sent while a recorded gap of its symbol and kind was open. The gap starts
+# at the last read before the interruption; a record sent in the 2 s before it may still have been on its way.
+COMPARE = """
+WITH stored AS (
+    SELECT 'trade' AS kind, symbol, cum_volume::bigint AS key, price, volume AS size FROM market_ticks
+    UNION ALL
+    SELECT 'orderbook', symbol, ask_vol10::bigint, ask_price1, ask_vol1 FROM market_orderbook
+), matched AS (
+    SELECT kind, symbol, key, min(price) AS price, min(size) AS size, count(*) AS copies
+    FROM stored GROUP BY kind, symbol, key
+), joined AS (
+    SELECT j.*, m.key AS stored_key, m.copies, m.price AS stored_price, m.size AS stored_size,
+           coalesce(j.key, m.key) IS NOT NULL AND j.key IS NULL AS is_unknown,
+           m.key IS NULL AND EXISTS (
+               SELECT FROM feed_gaps g
+               WHERE g.symbol = j.symbol AND g.kind = j.kind
+                 AND to_timestamp(j.sent_ns / 1e9) BETWEEN g.started - interval '2 s' AND g.ended
+           ) AS is_in_gap
+    FROM journal j FULL JOIN matched m USING (kind, symbol, key)
+)
+SELECT count(*) FILTER (WHERE NOT is_unknown),
+       count(stored_key),
+       count(*) FILTER (WHERE is_in_gap),
+       count(*) FILTER (WHERE stored_key IS NULL AND NOT is_in_gap),
+       sum(copies - 1),
+       count(*) FILTER (WHERE NOT is_unknown AND (stored_price <> price OR stored_size <> size)),
+       count(*) FILTER (WHERE is_unknown)
+FROM joined
+"""
+
+SEQS = """
+WITH rows AS (
+    SELECT source, seq FROM market_ticks UNION ALL SELECT source, seq FROM market_orderbook
+    UNION ALL SELECT source, seq FROM quarantine UNION ALL SELECT source, seq FROM feed_gaps
+    UNION ALL SELECT source, seq FROM ingest_ledger
+), rings AS (
+    SELECT r.source, count(*) AS rows, count(DISTINCT r.seq) AS seqs, max(r.seq) - min(r.seq) + 1 AS span,
+           min(r.seq) - min(c.epoch) AS missing_at_start, max(c.seq) - max(r.seq) AS missing_at_end
+    FROM rows r JOIN ingest_cursor c ON c.ring = r.source GROUP BY r.source
+)
+SELECT sum(span - seqs) + sum(missing_at_start) + sum(missing_at_end), sum(rows - seqs) FROM rings
+"""
+
+
+@contextlib.contextmanager
+def running(rig: Rig, *, rate: float, faults: tuple[str, ...] = ()) -> Iterator[Rig]:
+    """Simulator and daemon, streaming."""
+    rig.start_simulator(rate=rate, faults=faults)
+    rig.start_daemon()
+    wait_for(lambda: rig.total("records_received") > 0, f"first data: {rig.tail()}")
+    yield rig

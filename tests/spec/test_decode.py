@@ -1,0 +1,226 @@
+"""`sise decode`: one frame a line in, what the daemon would store out, exact to the digit."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.decode import decode_control, decode_frames, today_in_korea, write_json_lines
+from daemon.errors import BadFrame, ConfigError
+
+pytestmark = pytest.mark.requirement("SCH-01")
+
+FRAMES = Path(__file__).parents[1] / "frames" / "kis"
+MANIFEST: list[dict[str, Any]] = json.loads((FRAMES / "manifest.json").read_text(encoding="utf-8"))
+PARSED_TRS = ("H0STCNT0", "H0STASP0")
+DATE = datetime.date(2026, 11, 20)
+# key of a decoded trade -> role in the manifest
+ROLES = {
+    "price": "price",
+    "volume": "size",
+    "cum_volume": "cum_volume",
+    "ask": "best_ask",
+    "bid": "best_bid",
+    "change_rate": "change_rate",
+}
+
+
+def decoded(*lines: bytes, date: datetime.date = DATE) -> list[str]:
+    out = io.BytesIO()
+    write_json_lines(decode_frames("kis", date, lines), out)
+    text = out.getvalue().decode()
+    assert text.endswith("\n")
+    return text.splitlines()
+
+
+def objects(*lines: bytes, date: datetime.date = DATE) -> list[dict[str, Any]]:
+    return [json.loads(line, parse_float=str) for line in decoded(*lines, date=date)]
+
+
+def sample(name: str) -> bytes:
+    return (FRAMES / name).read_bytes()
+
+
+def entries(*classes: str) -> list[Any]:
+    return [pytest.param(entry, id=entry["file"]) for entry in MANIFEST if entry["cls"] in classes]
+
+
+def test_a_trade_is_shown_with_the_digits_that_the_venue_sent() -> None:
+    (line,) = decoded(sample("data/H0STCNT0_down_limit.txt"))
+
+    assert line == (
+        '{"kind":"trade","venue":"kis","market":"kr","symbol":"000660","time":"2026-11-20T14:45:01+09:00",'
+        '"price":128800,"volume":900,"cum_volume":9123111,"ask":128900,"bid":128800,"change_rate":-30.00,"side":"sell"}'
+    )
+
+
+def test_a_thin_book_is_shown_with_ten_levels_a_side() -> None:
+    (line,) = decoded(sample("data/H0STASP0_thin_book_3_levels.txt"))
+
+    absent = ",".join(["[0,0]"] * 7)
+    assert line == (
+        '{"kind":"orderbook","venue":"kis","market":"kr","symbol":"010580","time":"2026-11-20T10:15:00+09:00",'
+        f'"asks":[[1530,1001],[1535,2002],[1540,3003],{absent}],"bids":[[1525,2001],[1520,4002],[1515,6003],{absent}]}}'
+    )
+
+
+@pytest.mark.parametrize("entry", [p for p in entries("data") if p.values[0]["tr"] in PARSED_TRS])
+def test_every_data_sample_is_decoded_to_the_values_of_its_manifest(entry: dict[str, Any]) -> None:
+    found = objects(sample(entry["file"]))
+
+    assert len(found) == entry["records"]
+    for record, expected in zip(found, entry["expect"], strict=True):
+        clock = expected["time"]
+        assert record["symbol"] == expected["symbol"]
+        assert record["time"] == f"2026-11-20T{clock[:2]}:{clock[2:4]}:{clock[4:]}+09:00"
+        if record["kind"] == "trade":
+            for key, role in ROLES.items():
+                assert str(record[key]) == expected[role]
+            assert record["side"] == {"1": "buy", "5": "sell"}[expected["side"]]
+        else:
+            for side in ("ask", "bid"):
+                pairs = zip(expected[f"{side}_price"], expected[f"{side}_size"], strict=True)
+                assert record[f"{side}s"] == [[int(price), int(size)] for price, size in pairs]
+
+
+@pytest.mark.parametrize(
+    "entry", [p for p in entries("malformed") if p.values[0]["expect"] in ("dead_letter", "dead_letter_record")]
+)
+def test_every_malformed_sample_is_quarantined_with_a_reason(entry: dict[str, Any]) -> None:
+    found = objects(sample(entry["file"]))
+
+    quarantined = [record for record in found if record["kind"] == "quarantine"]
+    assert len(quarantined) == 1
+    assert set(quarantined[0]) == {"kind", "reason", "frame"}
+    assert len(quarantined[0]["reason"]) > 5
+    assert len(found) == (3 if "multi_one_bad" in entry["file"] else 1)
+
+
+@pytest.mark.parametrize("entry", entries("control"))
+def test_a_control_frame_is_shown_with_its_code_and_message(entry: dict[str, Any]) -> None:
+    frame = sample(entry["file"])
+    body = json.loads(frame).get("body") or {}
+
+    (record,) = objects(frame)
+
+    assert record == {"kind": "control", "code": body.get("msg_cd", "PINGPONG"), "message": body.get("msg1", "")}
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"{",
+        b"[1,2,3]",
+        b"{}",
+        b'{"body":{}}',
+        b'{"body":null}',
+        b'{"header":{"tr_id":1}}',
+        b'{"body":{"msg_cd":""}}',
+        b"{} x",
+    ],
+)
+def test_json_that_is_not_a_control_message_is_quarantined(frame: bytes) -> None:
+    (record,) = objects(frame)
+
+    assert record == {
+        "kind": "quarantine",
+        "reason": "control frame is not the expected JSON object",
+        "frame": frame.decode(),
+    }
+    with pytest.raises(BadFrame):
+        decode_control(frame)
+
+
+def test_a_message_in_another_encoding_does_not_cost_its_code() -> None:
+    frame = b'{"body":{"rt_cd":"9","msg_cd":"OPSP0017","msg1":"\xc0\xdf\xb8\xf8"}}'
+
+    assert decode_control(frame)[0] == "OPSP0017"
+
+
+def test_flags_are_named_only_where_there_are_any() -> None:
+    names = ["malformed/crossed_book.txt", "data/H0STASP0_preopen_expected.txt", "data/H0STASP0_single.txt"]
+
+    found = objects(*map(sample, names))
+
+    assert [record.get("flags") for record in found] == [["crossed"], ["auction"], None]
+
+
+def test_an_absent_change_rate_and_an_unknown_side_are_null() -> None:
+    fields = sample("data/H0STCNT0_single.txt").split(b"^")
+    fields[5] = fields[21] = b""
+
+    (record,) = objects(b"^".join(fields))
+
+    assert (record["change_rate"], record["side"]) == (None, None)
+
+
+def test_bytes_that_are_not_utf8_are_shown_as_escapes() -> None:
+    (record,) = objects(b"\xff?")
+
+    assert record["frame"] == "\\xff?"
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
+def test_one_line_break_is_not_part_of_the_frame(ending: bytes) -> None:
+    frame = sample("malformed/unknown_flag.txt")
+
+    (record,) = objects(frame + ending)
+
+    assert record["frame"] == frame.decode()
+
+
+def test_only_one_line_break_is_taken_off() -> None:
+    (record,) = objects(b"?\n\n")
+
+    assert record["frame"] == "?\n"
+
+
+def test_no_input_and_an_empty_line_are_one_empty_frame_each() -> None:
+    empty = {"kind": "quarantine", "reason": "empty frame", "frame": ""}
+
+    assert objects() == [empty]
+    assert objects(b"\n", b"") == [empty, empty]
+
+
+def test_records_come_in_the_order_of_the_lines() -> None:
+    names = ["data/H0STCNT0_multi2_two_symbols.txt", "control/pingpong.json", "data/H0STASP0_single.txt"]
+
+    found = objects(*[sample(name) + b"\n" for name in names])
+
+    assert [record["kind"] for record in found] == ["trade", "trade", "control", "orderbook"]
+
+
+def test_a_book_is_dated_by_the_given_day_whatever_its_time() -> None:
+    fields = sample("data/H0STASP0_single.txt").split(b"^")
+    lines = [b"^".join([fields[0], clock, *fields[2:]]) for clock in (b"000000", b"235959")]
+
+    assert [record["time"] for record in objects(*lines, date=datetime.date(2024, 2, 29))] == [
+        "2024-02-29T00:00:00+09:00",
+        "2024-02-29T23:59:59+09:00",
+    ]
+
+
+def test_a_frame_of_half_a_mebibyte_is_shown_whole() -> None:
+    frame = b"?" * (512 << 10)
+
+    (record,) = objects(frame)
+
+    assert record["frame"] == frame.decode()
+    assert "flags" not in record
+
+
+def test_a_venue_without_a_parser_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="--venue: 'nyse'"):
+        decode_frames("nyse", DATE, [])
+
+
+def test_today_is_the_date_in_korea() -> None:
+    before_midnight = datetime.datetime(2026, 11, 20, 14, 59, 59, tzinfo=datetime.UTC)
+
+    assert today_in_korea(before_midnight) == datetime.date(2026, 11, 20)
+    assert today_in_korea(before_midnight + datetime.timedelta(seconds=1)) == datetime.date(2026, 11, 21)
