@@ -10,7 +10,6 @@ import click
 
 from daemon import config as settings
 from daemon.errors import ConfigError, IngestError
-from daemon.simulator.command import sim_command
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -21,7 +20,17 @@ config_option = click.option(
 
 
 class _Group(click.Group):
-    """Turns the errors that Sise raises on purpose into one line on stderr and an exit code."""
+    """Turns the errors that Sise raises on purpose into one line on stderr and an exit code; loads `sim` when asked."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "sim"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "sim":  # the daemon itself must not carry the simulator's servers in its memory
+            from daemon.simulator.command import sim_command  # noqa: PLC0415
+
+            return sim_command
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -41,9 +50,6 @@ def _fail(message: str, code: int) -> NoReturn:
 @click.version_option(package_name="sise", prog_name="sise")
 def main() -> None:
     """Sise: market data from broker WebSockets to TimescaleDB and Redis, exactly once."""
-
-
-main.add_command(sim_command, "sim")
 
 
 @main.command()

@@ -36,6 +36,7 @@ STOP_TIMEOUT_S = 40.0
 POLL_S = 0.2
 MIB = 1 << 20
 SHOWN_SYMBOLS = 10
+TABLE_WIDTH = 120  # where there is no terminal to ask
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ class SymbolRow:
 def run_demo(options: DemoOptions) -> int:
     """Run it; return 0 only if every record that was sent is published and stored exactly once, with its value."""
     console = Console(stderr=options.as_json)
+    if not console.is_terminal:
+        console.width = TABLE_WIDTH
     try:
         with contextlib.ExitStack() as stack:
             if options.keep is None:

@@ -53,6 +53,11 @@ class Gaps:
         # the wall clock may have been set back meanwhile
         self._ended[registration] = Gap(registration, started_ns, max(started_ns, now_ns), reason)
 
+    def on_stopped(self, now_ns: int) -> None:
+        """The process stops: end what is interrupted here; its successor's gaps begin where this ring ends."""
+        for registration in tuple(self._open):
+            self.on_resumed(registration, now_ns)
+
     def ended(self) -> tuple[Gap, ...]:
         """Return the gaps that wait to be written, oldest first."""
         return tuple(self._ended.values())

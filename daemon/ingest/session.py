@@ -43,6 +43,8 @@ CLOSE_TIMEOUT_S = 1.0
 RESUME_INTERVAL_S = 0.02
 # What a closed connection had read and the ring had no room for waits this long at a stop; then it is lost, and said.
 DRAIN_TIMEOUT_S = 5.0
+# What the venue may repeat without end is logged once in this time.
+WARN_INTERVAL_S = 60.0
 DATA_KINDS = {"trade": 1, "orderbook": 2}  # enum sise_record_kind of layout.h
 
 
@@ -112,6 +114,7 @@ class Session:
         )
         self._gaps = Gaps()
         self._key = ""
+        self._warned: dict[str, tuple[float, int]] = {}  # event -> (when it was logged, how often it happened since)
         self._link: _Link | None = None
 
     # -- what the worker calls -------------------------------------------------------------------------------------
@@ -126,6 +129,8 @@ class Session:
         finally:
             await self._perform(self._connection.handle(states.Event.STOP_REQUESTED, self._around.clock()))
             await self._empty_at_stop()
+            self._gaps.on_stopped(self._around.wall_ns())  # what is interrupted now, a successor cannot know
+            self._write_gaps()
 
     def on_restarted(self, last_record_ns: int) -> None:
         """An earlier process of this worker wrote the ring, its newest record at *last_record_ns*: gaps begin there."""
@@ -192,11 +197,11 @@ class Session:
         text = message.text if isinstance(message, Unknown) else ""
         for secret in (self._key, self._account.app_key, self._account.app_secret):
             text = text.replace(secret, "********") if secret else text
-        self._log.warning("unexpected_reply", code=message.code, text=text, key=_key_of(message))
+        self._warn_sometimes("unexpected_reply", code=message.code, text=text, key=_key_of(message))
 
     def on_undecodable(self, frame: bytes, reason: str) -> None:
         """Keep the frame in the ring as a quarantine record."""
-        self._log.warning("control_frame_quarantined", reason=reason, frame_bytes=len(frame))
+        self._warn_sometimes("control_frame_quarantined", reason=reason, frame_bytes=len(frame))
         try:
             self._around.ring.append_quarantine_frame(
                 BAD_CONTROL,
@@ -277,9 +282,9 @@ class Session:
         self._around.wake_timer()
         try:
             event = await link.ended
-        finally:
             confirmed = self._subscriptions.in_state(subs.State.CONFIRMED)
             self._gaps.on_interrupted(confirmed, link.listener.last_frame_ns, GapReason.CONNECTION_LOST)
+        finally:
             self._subscriptions.on_lost()
         self._around.counters.increment("connections_lost")
         self._log.warning("connection_ended", reason=event.value)
@@ -353,6 +358,18 @@ class Session:
     def _send(self, frame: bytes) -> None:
         if self._link is not None and self._link.transport is not None:
             self._link.transport.send(WSMsgType.TEXT, frame)
+
+    def _warn_sometimes(self, event: str, **fields: object) -> None:
+        """Log the first of a series, then one line a minute with the number of those in between: the venue decides how
+        many there are.
+        """
+        now = self._around.clock()
+        logged_at, unlogged = self._warned.get(event, (-WARN_INTERVAL_S, 0))
+        if now - logged_at < WARN_INTERVAL_S:
+            self._warned[event] = (logged_at, unlogged + 1)
+            return
+        self._warned[event] = (now, 0)
+        self._log.warning(event, unlogged=unlogged, **fields)
 
     def _write_gaps(self) -> None:
         """Append the gaps that have ended; what finds no room waits for the next tick."""

@@ -271,14 +271,12 @@ class Publisher:
             before = self._published.get(ring)
             if ring in self._batch.progress or seq == before:
                 continue
-            if before is not None and seq < before:  # a Redis that lost its last moments; its subscribers had them
-                self._log.warning("redis_cursor_went_back", ring=ring, published_seq=before, cursor_seq=seq)
-                continue
-            missing = self._readers[ring].seek_after(seq)
-            self._published[ring] = seq
-            if missing:
-                self._counters.increment("publish_lapped", missing)
-                self._lapped_unreported += missing
+            ahead = before - seq if before is not None else 0
+            if ahead <= 0:
+                ahead = self._readers[ring].seek_after(seq)  # how far the ring's own memory of us is ahead of Redis
+                self._published[ring] = seq + ahead
+            if ahead > 0:  # a Redis that lost its last moments; the subscribers it had then have the messages
+                self._log.warning("redis_cursor_went_back", ring=ring, cursor_seq=seq, records=ahead)
 
     def _settle_batch(self, known: Mapping[int, int]) -> None:
         """The outcome of the last transaction was unknown: it happened, it did not, or somebody else was faster."""

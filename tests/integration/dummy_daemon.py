@@ -15,7 +15,7 @@ import msgspec
 from daemon import config as settings
 from daemon.errors import ConfigError, RingError
 from daemon.supervision import process
-from daemon.supervision.process import Child, ProcessSpec, Restart
+from daemon.supervision.process import Child, ProcessSpec, Restart, module_argv
 from daemon.supervision.supervisor import Supervisor
 
 
@@ -40,6 +40,7 @@ class Dummy(msgspec.Struct, frozen=True, kw_only=True):
     drain_order: int = 0
     best_effort: bool = False
     wakes: tuple[str, ...] = ()
+    module: str = ""  # run this real role instead
     behaviour: Behaviour = Behaviour()
 
 
@@ -117,7 +118,7 @@ def supervise(data_dir: Path, plan: Plan) -> int:
         ProcessSpec(
             role=dummy.role,
             index=dummy.index,
-            argv=(sys.executable, __file__, dummy.role),
+            argv=module_argv(dummy.module) if dummy.module else (sys.executable, __file__, dummy.role),
             counters_block=number,
             drain_order=dummy.drain_order,
             wakes=dummy.wakes,
@@ -127,7 +128,9 @@ def supervise(data_dir: Path, plan: Plan) -> int:
         for number, dummy in enumerate(plan.processes, start=1)
     )
     secret = settings.Account(name="main", venue="kis", app_secret="THE-SECRET")
-    config = settings.Config(data_dir=str(data_dir), supervision=plan.supervision, accounts=(secret,))
+    config = settings.Config(
+        data_dir=str(data_dir), supervision=plan.supervision, accounts=(secret,), http=settings.Http(port=0)
+    )
 
     def reload() -> settings.Config:
         if (data_dir / "bad_config").exists():

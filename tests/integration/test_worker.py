@@ -419,7 +419,12 @@ async def test_a_venue_that_is_not_there_yet_is_tried_again(bench: Bench, lines:
 class OddVenue(WSListener):
     """Answers the first request with frames that no dialect knows."""
 
-    frames: tuple[bytes, ...] = (b'{"header":{"tr_id":"H0ST', b"[1]", b'{"body":{"msg_cd":"OPSP7777","rt_cd":"1"}}')
+    frames: tuple[bytes, ...] = (
+        b'{"header":{"tr_id":"H0ST',
+        b"[1]",
+        *[b'{"body":{"msg_cd":"OPSP7777","rt_cd":"1"}}'] * 100,
+        b'{"header":{"tr_id":"PINGPONG"}}',
+    )
 
     def __init__(self) -> None:
         self.requests = 0
@@ -445,9 +450,10 @@ async def test_undecodable_control_frames_are_quarantined_with_their_bytes(bench
         config = msgspec.structs.replace(config, accounts=(account,))
         async with bench.working(config):
             await wait_until(lambda: bench.value("records_quarantined") == 2)
-            await wait_until(lambda: '"unexpected_reply"' in lines.getvalue())
+            await wait_until(lambda: bench.value("pingpongs") == 1)
 
     assert [record["frame"] for record in bench.of_kind("quarantine")] == list(OddVenue.frames[:2])
+    assert lines.getvalue().count('"unexpected_reply"') == 1  # a venue that repeats itself does not fill the log
     assert bench.value("connections_lost") == 0
 
 
@@ -462,6 +468,17 @@ async def test_wrong_credentials_stop_the_connection_and_are_not_tried_again(ben
         approvals = simulator.totals()["approvals"]
 
     assert (approvals["issued"], approvals["rejected"]) == (0, 1)
+
+
+@on_uvloop
+async def test_a_stop_while_the_venue_is_away_leaves_the_hole_on_record(bench: Bench, lines: io.StringIO) -> None:
+    slow = msgspec.structs.replace(QUICK, backoff_first_s=3600.0, backoff_max_s=3600.0)
+    async with simulating(faults=("close:0.3",)) as simulator, bench.working(config_for(simulator, ingest=slow)):
+        await wait_until(lambda: '"backing_off"' in lines.getvalue())
+
+    gaps = bench.of_kind("gap")
+    assert len(gaps) == REGISTRATIONS
+    assert {GAP_REASONS[gap["reason"]] for gap in gaps} == {"connection lost"}
 
 
 class BrokenVenue(KisVenue):

@@ -1,4 +1,4 @@
-"""The native KIS parser as tests use it: frame in, dicts out, through a real ring; compared with its twin digit by digit."""
+"""The native KIS parser as tests use it: frame in, dicts out, through a real ring; compared digit by digit."""
 
 from __future__ import annotations
 

@@ -62,6 +62,8 @@ async def test_concurrent_askers_share_one_request() -> None:
 
     async with asyncio.TaskGroup() as group:
         askers = [group.create_task(keys.get(), name=f"asker-{number}") for number in range(5)]
+        for _ in range(10):
+            await asyncio.sleep(0)  # all of them ask before the first one is answered
         opened.set()
 
     assert {asker.result() for asker in askers} == {"key-1"}

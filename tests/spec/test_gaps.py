@@ -63,3 +63,13 @@ def test_a_wall_clock_that_was_set_back_makes_no_negative_gap() -> None:
     gaps.on_resumed(A, 400)
 
     assert gaps.ended() == (Gap(A, 1000, 1000, LOST),)
+
+
+def test_a_stop_ends_what_is_interrupted() -> None:
+    gaps = Gaps()
+    gaps.on_interrupted([A, B], 100, LOST)
+    gaps.on_resumed(B, 150)
+
+    gaps.on_stopped(300)
+
+    assert gaps.ended() == (Gap(B, 100, 150, LOST), Gap(A, 100, 300, LOST))

@@ -1,5 +1,7 @@
 """How the grace period is shared among the stages of a stop."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,4 +34,4 @@ def test_every_stop_ends_within_the_grace_period_and_every_stage_has_time(orders
     assert [stage.order for stage in found] == sorted(set(orders))
     assert all(stage.guaranteed_s > 0 for stage in found)
     assert found[-1].ends_at_latest_s < grace_s
-    assert all(a.ends_at_latest_s == b.begins_at_latest_s for a, b in zip(found, found[1:], strict=False))
+    assert all(a.ends_at_latest_s == b.begins_at_latest_s for a, b in itertools.pairwise(found))

@@ -122,7 +122,12 @@ def test_somebody_who_starts_while_we_wait_for_orphans_wins(
     fd = held_by(tmp_path / "run", NOBODY)
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     successor = msgspec.json.encode(Holder(me(), namespace, "now"))
-    waiting.at[1.0] = lambda: (os.ftruncate(fd, 0), os.pwrite(fd, successor, 0))  # type: ignore[assignment,return-value]
+
+    def take_over() -> None:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, successor, 0)
+
+    waiting.at[1.0] = take_over
 
     with pytest.raises(Refused, match=f"pid {os.getpid()}"):
         lock.acquire(orphan_grace_s=10.0)

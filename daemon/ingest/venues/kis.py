@@ -171,9 +171,8 @@ class KisVenue:
         if reply.body is None or not reply.body.msg_cd:
             raise BadFrame("control frame: expected a heartbeat or body.msg_cd, found neither")
         code, text = reply.body.msg_cd, (reply.body.msg1 or "").strip()
-        registration = None
-        if header.tr_id and header.tr_key and header.tr_id not in ABSENT and header.tr_key not in ABSENT:
-            registration = Registration(header.tr_id, header.tr_key)
+        channel, key = (header.tr_id or "").strip(), (header.tr_key or "").strip()
+        registration = None if channel in ABSENT or key in ABSENT else Registration(channel, key)
         meaning = REPLIES.get(code)
         if code in SUCCESS_CODES and str(reply.body.rt_cd) != SUCCESS:
             meaning = None  # contradicts itself: success is never assumed

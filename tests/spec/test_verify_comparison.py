@@ -1,0 +1,86 @@
+"""What `sise verify` calls a difference."""
+
+import pytest
+
+from daemon.sinks.verify import Difference, Key, Report, Window, compare
+
+KEY = Key(100, "kr", "005930", "trade")
+NEVER = 1_000_000
+
+
+def differences(
+    *,
+    received: int = 0,
+    stored: int = 0,
+    published: int = 0,
+    still_open: int = 0,
+    published_from: int = 0,
+    growing_from: int = NEVER,
+) -> list[Difference]:
+    def counts(count: int) -> dict[Key, int]:
+        return {KEY: count} if count else {}
+
+    return list(
+        compare(
+            Window(
+                counts(received), counts(stored), counts(still_open), counts(published), published_from, growing_from
+            )
+        )
+    )
+
+
+def test_equal_counts_are_no_difference() -> None:
+    assert differences(received=5, stored=5, published=5) == []
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+@pytest.mark.parametrize(("received", "stored", "published"), [(5, 4, 5), (5, 6, 5), (5, 5, 4), (5, 5, 6), (0, 1, 1)])
+def test_one_record_more_or_less_is_a_difference_that_names_the_symbol(
+    received: int, stored: int, published: int
+) -> None:
+    found = differences(received=received, stored=stored, published=published)
+
+    assert found == [Difference(KEY, received, stored, published)]
+
+
+def test_what_redis_no_longer_counts_is_not_compared() -> None:
+    assert differences(received=5, stored=5, published=0, published_from=101) == []
+    assert differences(received=5, stored=4, published=0, published_from=101) == [Difference(KEY, 5, 4, None)]
+
+
+def test_a_minute_that_still_grows_may_have_published_more_than_the_ledger_covers_but_not_less() -> None:
+    assert differences(received=5, stored=5, published=9, growing_from=100) == []
+    assert differences(received=5, stored=5, published=9, growing_from=101) != []
+    assert differences(received=5, stored=5, published=4, growing_from=100) != []
+
+
+def test_open_rows_may_be_published_or_not() -> None:
+    assert differences(received=5, stored=5, published=7, still_open=2) == []
+    assert differences(received=5, stored=5, published=5, still_open=2) == []
+    assert differences(received=5, stored=5, published=4, still_open=2) != []
+
+
+def test_a_report_is_complete_only_without_differences_duplicates_and_unknowns() -> None:
+    assert Report().is_complete
+    assert not Report(differences=[Difference(KEY, 1, 0, None)]).is_complete
+    assert not Report(duplicated=1).is_complete
+    assert not Report(redis_problem="away").is_complete
+
+
+def test_a_report_names_minute_symbol_and_counts() -> None:
+    report = Report(differences=[Difference(KEY, 5, 4, None)] * 60)
+
+    text = report.as_text()
+
+    assert "1970-01-01 01:40Z kr 005930 trade: received 5 stored 4 published -" in text
+    assert "... and 10 more differences" in text
+    assert text.endswith("NOT complete")
+    assert report.as_dict()["differences"][0] == {
+        "minute": "1970-01-01T01:40:00+00:00",
+        "market": "kr",
+        "symbol": "005930",
+        "kind": "trade",
+        "received": 5,
+        "stored": 4,
+        "published": None,
+    }

@@ -1,0 +1,237 @@
+"""The writer's loop with a fake database, rings and clock: pace of the retries, turns of the rings, end of a stop."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+
+import psycopg
+import pytest
+
+from daemon.config import Database
+from daemon.sinks.database import Advance, Batch, FailureKind, Ring, classify
+from daemon.sinks.writer import Host, Writer
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return int(self.now * 1e9)
+
+
+class FakeReader:
+    """A ring with records 1, 2, 3 ..., of 100 bytes each."""
+
+    epoch = 1
+    first_seq = 1
+
+    def __init__(self, ring: int, records: int) -> None:
+        self.ring = ring
+        self.published = records
+        self.last_seq = 0
+        self.committed = 0
+
+    @property
+    def lag_bytes(self) -> int:
+        return (self.published - self.committed) * 100
+
+    def take(self, count: int) -> int:
+        taken = min(count, self.published - self.last_seq)
+        self.last_seq += taken
+        return taken
+
+    def seek_after(self, seq: int, /) -> int:
+        self.last_seq = self.committed = seq
+        return 0
+
+    def commit(self) -> None:
+        self.committed = self.last_seq
+
+    def prepare_sleep(self) -> bool:
+        return self.last_seq == self.published
+
+    def cancel_sleep(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class FakeBatch:
+    def __init__(self) -> None:
+        self.records = 0
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        return {"market_ticks": self.records}
+
+    def block(self, _table: str, /) -> memoryview:
+        return memoryview(b"")
+
+    def append_from(self, reader: FakeReader, max_records: int, /) -> int:
+        taken = reader.take(max_records)
+        self.records += taken
+        return taken
+
+    def observe_ages(self, _counters: object, _histogram: int, _now_ns: int, /) -> None:
+        pass
+
+    def clear(self) -> None:
+        self.records = 0
+
+
+class FakeDatabase:
+    """Fails as often as told, then stores."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.failures: list[psycopg.Error] = []
+        self.attempts: list[float] = []
+        self.stored: list[list[Advance]] = []
+        self.is_closed = False
+
+    def start_cursors(self, first: Mapping[Ring, int], /) -> dict[Ring, int]:
+        return dict(first)
+
+    def store(self, _batch: Batch, advances: Sequence[Advance], /) -> None:
+        self.attempts.append(self._clock.now)
+        if self.failures:
+            raise self.failures.pop(0)
+        self.stored.append(list(advances))
+
+    def maintain(self, _today: date, /) -> None:
+        pass
+
+    def cancel(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class FakeCounters(dict[str, int]):
+    def increment(self, name: str, n: int = 1, /) -> None:
+        self[name] = self.get(name, 0) + n
+
+    def set(self, name: str, value: int, /) -> None:
+        self[name] = value
+
+
+class Bench:
+    """A writer whose sleeps move the clock; it is asked to stop as soon as it has nothing to do."""
+
+    def __init__(self, *records: int, batch_rows: int = 100, drain_s: float = 1000.0) -> None:
+        self.clock = FakeClock()
+        self.database = FakeDatabase(self.clock)
+        self.counters = FakeCounters()
+        self.readers = [FakeReader(ring, count) for ring, count in enumerate(records)]
+        self.stop: Callable[[], bool] = lambda: all(reader.lag_bytes == 0 for reader in self.readers)
+        settings = Database(batch_rows=batch_rows)
+        host = Host(wait=self._sleep, beat=lambda: None, stopping=lambda: self.stop(), drain_s=drain_s)
+        self.writer = Writer(
+            readers=self.readers, batch=FakeBatch(), database=self.database, settings=settings,
+            counters=self.counters, host=host, clock=self.clock,
+        )  # fmt: skip
+
+    def _sleep(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+
+def away() -> psycopg.Error:
+    return psycopg.OperationalError("server closed the connection unexpectedly")
+
+
+@pytest.mark.requirement("DLP-02")
+def test_a_batch_is_tried_again_after_1_2_and_4_seconds_and_then_every_4() -> None:
+    bench = Bench(50)
+    bench.database.failures = [away() for _ in range(6)]
+
+    assert bench.writer.run() is True
+
+    attempts = bench.database.attempts
+    pauses = [round(later - earlier, 6) for earlier, later in zip(attempts, attempts[1:], strict=False)]
+    assert pauses == [1, 2, 4, 4, 4, 4]
+    assert bench.counters["commit_retries"] == 6
+    assert bench.counters["rows_committed"] == 50
+
+
+def test_the_same_batch_is_tried_until_it_is_stored_and_only_then_given_back() -> None:
+    bench = Bench(50)
+    bench.database.failures = [away(), away()]
+
+    bench.writer.run()
+
+    assert bench.database.stored == [[Advance((0, 1), 0, 50)]]
+    assert bench.readers[0].committed == 50
+
+
+def test_rings_share_a_batch_evenly_and_what_one_does_not_need_goes_to_the_others() -> None:
+    bench = Bench(1_000, 10, 1_000, batch_rows=300)
+
+    bench.writer.run()
+
+    first = {advance.ring[0]: advance.new for advance in bench.database.stored[0]}
+    assert first[1] == 10
+    assert sum(first.values()) == 300
+    assert min(first[0], first[2]) > 100
+    assert bench.counters["rows_committed"] == 2_010
+
+
+def test_a_batch_waits_for_its_interval_and_takes_what_arrives_meanwhile() -> None:
+    bench = Bench(1)
+    late = iter([5, 9])
+    sleep = bench._sleep
+
+    def sleep_and_receive(seconds: float) -> None:
+        sleep(seconds)
+        bench.readers[0].published += next(late, 0)
+
+    bench.writer._host = Host(
+        wait=sleep_and_receive, beat=lambda: None, stopping=lambda: bench.stop(), drain_s=1.0
+    )  # fmt: skip
+    bench.writer.run()
+
+    assert bench.database.stored == [[Advance((0, 1), 0, 15)]]
+    assert bench.database.attempts[0] - 1000.0 == pytest.approx(0.2)
+
+
+@pytest.mark.requirement("GS-01")
+def test_a_stop_gives_up_at_the_deadline_and_gives_nothing_back() -> None:
+    bench = Bench(50, drain_s=10.0)
+    bench.stop = lambda: True
+    bench.database.failures = [away() for _ in range(100)]
+
+    assert bench.writer.run() is False
+
+    assert bench.clock.now - 1000.0 == pytest.approx(9.5, abs=1.0)
+    assert bench.readers[0].committed == 0
+    assert bench.database.is_closed
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (away(), FailureKind.AWAY),
+        (psycopg.InterfaceError(), FailureKind.AWAY),
+        (psycopg.errors.AdminShutdown(), FailureKind.AWAY),
+        (psycopg.errors.CannotConnectNow(), FailureKind.AWAY),
+        (psycopg.errors.QueryCanceled(), FailureKind.AWAY),
+        (psycopg.errors.DeadlockDetected(), FailureKind.AWAY),
+        (psycopg.errors.SerializationFailure(), FailureKind.AWAY),
+        (psycopg.errors.DiskFull(), FailureKind.AWAY),
+        (psycopg.errors.TooManyConnections(), FailureKind.AWAY),
+        (psycopg.errors.LockNotAvailable(), FailureKind.AWAY),
+        (psycopg.errors.ReadOnlySqlTransaction(), FailureKind.AWAY),
+        (psycopg.errors.CheckViolation(), FailureKind.DATA),
+        (psycopg.errors.NumericValueOutOfRange(), FailureKind.DATA),
+        (psycopg.errors.BadCopyFileFormat(), FailureKind.DATA),
+        (psycopg.errors.UndefinedTable(), FailureKind.SETUP),
+        (psycopg.errors.InsufficientPrivilege(), FailureKind.SETUP),
+        (psycopg.errors.InvalidPassword(), FailureKind.SETUP),
+    ],
+)
+def test_failures_are_told_apart_by_sqlstate(error: psycopg.Error, kind: FailureKind) -> None:
+    assert classify(error) is kind

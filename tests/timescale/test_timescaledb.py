@@ -1,0 +1,158 @@
+"""The schema on the real TimescaleDB: its WebAssembly build, from npm, in a node process."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from daemon.sinks import schema
+
+HERE = Path(__file__).parent
+FILES = ("package.json", "package-lock.json", ".npmrc", "server.mjs")
+INSTALL_TIMEOUT_S = 110
+MINUTE = datetime(2026, 11, 20, 3, 30, tzinfo=UTC)
+
+
+def installed() -> Path:
+    """Return a directory with the packages, installed once per version of the lock file into the user's cache."""
+    version = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in FILES)).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sise-tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    directory = cache / f"timescale-{version}"
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test workers
+        if not (directory / "installed").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            for name in FILES:
+                shutil.copy(HERE / name, directory)
+            command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+            done = subprocess.run(
+                command, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+                timeout=INSTALL_TIMEOUT_S,
+            )  # fmt: skip
+            if done.returncode != 0:
+                pytest.skip(f"npm cannot install TimescaleDB's WebAssembly build: {done.stderr.strip()[-300:]}")
+            (directory / "installed").touch()
+    return directory
+
+
+@contextmanager
+def timescaledb(*, preloaded: bool) -> Iterator[schema.Connection]:
+    """A fresh server, and its one connection."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed: TimescaleDB's WebAssembly build needs it")
+    command = ["node", "server.mjs", "preload" if preloaded else ""]
+    with subprocess.Popen(command, cwd=installed(), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            port = json.loads(server.stdout.readline())["port"]
+            dsn = f"postgresql://postgres:postgres@127.0.0.1:{port}/postgres?sslmode=disable"
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                yield connection
+        finally:
+            server.kill()
+
+
+@pytest.fixture
+def connection() -> Iterator[schema.Connection]:
+    with timescaledb(preloaded=True) as connection:
+        yield connection
+
+
+def insert_ticks(connection: schema.Connection, *, first_seq: int, prices: list[float], time: datetime) -> None:
+    for number, price in enumerate(prices):
+        connection.execute(
+            "INSERT INTO market_ticks (time, symbol, price, volume, market, venue, recv_time, flags, source, seq)"
+            " VALUES (%s, '005930', %s, 2, 'kr', 'kis', %s, 0, 0, %s)",
+            [time, price, time, first_seq + number],
+        )
+
+
+def policies(connection: schema.Connection) -> dict[tuple[object, object], object]:
+    rows = connection.execute(
+        "SELECT hypertable_name, proc_name, coalesce(config ->> 'compress_after', config ->> 'drop_after')"
+        " FROM timescaledb_information.jobs WHERE hypertable_name IN ('market_ticks', 'market_orderbook')"
+    ).fetchall()
+    return {(table, policy): interval for table, policy, interval in rows}
+
+
+def test_the_schema_on_timescaledb(connection: schema.Connection) -> None:
+    """One test of several steps: the server takes seconds to start and serves one connection."""
+    applied = schema.migrate(connection, retention_days=365, columnstore_after_days=7)
+    again = schema.migrate(connection, retention_days=365, columnstore_after_days=7)
+
+    expected = ["0001_tables", "0002_market_tables_by_day.timescaledb", "0003_minute_bars.timescaledb"]
+    assert applied == expected
+    assert again == []
+
+    # hypertables with chunks of a day, compressed by symbol
+    hypertables = connection.execute(
+        "SELECT h.hypertable_name, h.compression_enabled, d.time_interval, s.segmentby, s.orderby"
+        " FROM timescaledb_information.hypertables AS h"
+        " JOIN timescaledb_information.dimensions AS d USING (hypertable_name)"
+        " JOIN timescaledb_information.hypertable_columnstore_settings AS s"
+        "   ON s.hypertable = h.hypertable_name::regclass WHERE h.hypertable_name LIKE 'market%' ORDER BY 1"
+    ).fetchall()
+    day = timedelta(days=1)
+    assert hypertables == [
+        ("market_orderbook", True, day, "symbol", '"time" DESC'),
+        ("market_ticks", True, day, "symbol", '"time" DESC'),
+    ]
+
+    # policies follow the settings, also when these change
+    assert policies(connection) == {
+        (table, policy): interval
+        for table in ("market_ticks", "market_orderbook")
+        for policy, interval in (("policy_compression", "7 days"), ("policy_retention", "365 days"))
+    }
+    schema.migrate(connection, retention_days=0, columnstore_after_days=3)
+    assert policies(connection) == {
+        ("market_ticks", "policy_compression"): "3 days",
+        ("market_orderbook", "policy_compression"): "3 days",
+    }
+
+    # bars of a minute, in the order of receipt; rows newer than the last refresh included
+    aggregates = connection.execute(
+        "SELECT view_name, materialized_only FROM timescaledb_information.continuous_aggregates"
+    ).fetchall()
+    assert aggregates == [("market_ticks_1m", False)]
+    insert_ticks(connection, first_seq=7, prices=[100.0, 130.0, 90.0], time=MINUTE)
+    connection.execute("CALL refresh_continuous_aggregate('market_ticks_1m', NULL, NULL)")
+    insert_ticks(connection, first_seq=10, prices=[95.0], time=MINUTE + timedelta(minutes=1))
+    bars = connection.execute("SELECT * FROM market_ticks_1m ORDER BY bucket").fetchall()
+    assert bars == [
+        ("005930", "kr", MINUTE, 100.0, 130.0, 90.0, 90.0, 6.0, 3),
+        ("005930", "kr", MINUTE + timedelta(minutes=1), 95.0, 95.0, 95.0, 95.0, 2.0, 1),
+    ]
+
+    # a compressed chunk still answers, and the checks hold
+    connection.execute("SELECT compress_chunk(chunk) FROM show_chunks('market_ticks') AS chunk")
+    assert connection.execute("SELECT count(*), max(price) FROM market_ticks").fetchone() == (4, 130.0)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        insert_ticks(connection, first_seq=20, prices=[0.0], time=MINUTE)
+
+    # the hourly upkeep leaves the hypertables to their jobs
+    schema.maintain(connection, MINUTE.date(), retention_days=1)
+    assert connection.execute("SELECT count(*) FROM market_ticks").fetchone() == (4,)
+
+
+def test_an_extension_that_arrives_later_changes_nothing() -> None:
+    with timescaledb(preloaded=False) as connection:
+        assert "0002_market_tables_by_day.plain" in schema.migrate(connection), "CREATE EXTENSION would end the session"
+        connection.execute("CREATE EXTENSION timescaledb")
+
+        assert schema.migrate(connection) == []
+        hypertables = connection.execute("SELECT count(*) FROM timescaledb_information.hypertables").fetchone()
+        assert hypertables == (0,)
