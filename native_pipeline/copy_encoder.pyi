@@ -1,21 +1,26 @@
 from collections.abc import Mapping, Sequence
+from typing import Self, final
+
+from typing_extensions import disjoint_base
 
 from native_pipeline.counters import CountersBlock
 from native_pipeline.ring import RingReader
 
 COLUMNS: Mapping[str, tuple[str, ...]]
 
+@final
 class CopyBlock: ...
 
+@disjoint_base
 class CopyBatch:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         venues: Sequence[str],
         markets: Sequence[str],
         quarantine_reasons: Sequence[str],
         gap_reasons: Sequence[str],
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def records(self) -> int: ...
     @property

@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, cdivision=True
+# cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """Step 5 of 6 in the life of a tick: ring records become PostgreSQL binary COPY streams, one for each table.
 
 Before: `ring`, read for `daemon/sinks/writer.py`. After: `COPY ... FROM STDIN (FORMAT BINARY)`. The columns and their
@@ -435,7 +435,8 @@ cdef class CopyBatch:
     @property
     def rows(self) -> dict:
         """Rows in each table's block, tables without rows left out."""
-        return {name: self.tables[<int>number].rows for name, number in _TABLE_IDS.items() if self.tables[<int>number].rows}
+        counts = {name: self.tables[<int>number].rows for name, number in _TABLE_IDS.items()}
+        return {name: count for name, count in counts.items() if count}
 
     @property
     def bytes(self) -> int:

@@ -10,6 +10,7 @@ cdef class CountersBlock:
     cdef sise_counters_block* block
     cdef object _map
     cdef readonly int index
+    cdef readonly bint writable
 
     cdef void add(self, int counter, uint64_t n) noexcept nogil
     cdef void store(self, int counter, uint64_t value) noexcept nogil

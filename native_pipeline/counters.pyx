@@ -20,8 +20,10 @@ from native_pipeline.record cimport (
     SISE_LAYOUT_VERSION,
     SISE_NAME_BYTES,
     sise_counters_block,
+    sise_load_acquire,
     sise_load_relaxed,
     sise_store_relaxed,
+    sise_store_release,
 )
 
 cdef extern from "<string.h>" nogil:
@@ -121,21 +123,22 @@ cdef class CountersBlock:
     """The block of one process: it alone writes, anybody reads."""
 
     def __cinit__(self, path, int index, *, bint writable=True):
-        cdef unsigned char[::1] view
         cdef const unsigned char[::1] read_view
         fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
-            if os.fstat(fd).st_size < (index + 1) * SISE_COUNTERS_BLOCK_BYTES:
+            if index < 0 or os.fstat(fd).st_size < (index + 1) * SISE_COUNTERS_BLOCK_BYTES:
                 raise ValueError(f"{path}: no block {index}: the file has {os.fstat(fd).st_size} bytes")
             self._map = mmap.mmap(fd, 0, prot=mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
         finally:
             os.close(fd)
         read_view = self._map
         self.index = index
+        self.writable = writable
         self.block = <sise_counters_block*>(&read_view[0] + index * SISE_COUNTERS_BLOCK_BYTES)
 
     def take(self, str role not None) -> None:
         """Claim the block for this process: role, pid, start time and a first heartbeat."""
+        self._require_writable()
         name = role.encode("ascii")[:SISE_NAME_BYTES]
         memset(self.block.role, 0, SISE_NAME_BYTES)
         memcpy(self.block.role, <const char*>name, len(name))
@@ -143,15 +146,21 @@ cdef class CountersBlock:
         self.block.pid = os.getpid()
         self.block.started_ns = time.time_ns()
         self.block.starts += 1
-        self.block.magic = SISE_COUNTERS_MAGIC
         self.heartbeat()
+        sise_store_release(&self.block.magic, SISE_COUNTERS_MAGIC)
+
+    def _require_writable(self):
+        if not self.writable:
+            raise ValueError(f"counters block {self.index} is open for reading only")
 
     def heartbeat(self) -> None:
         """Store the monotonic clock: the supervisor compares it with its own."""
+        self._require_writable()
         self.block.heartbeat_mono_ns = time.monotonic_ns()
 
     def set_state(self, int state) -> None:
         """Store the process state (`daemon.supervision.process.ProcessState`)."""
+        self._require_writable()
         self.block.state = state
 
     cdef void add(self, int counter, uint64_t n) noexcept nogil:
@@ -167,10 +176,12 @@ cdef class CountersBlock:
 
     def increment(self, str name not None, uint64_t n=1) -> None:
         """Add *n* to the counter called *name*. Raises KeyError for a name not in `COUNTERS`."""
+        self._require_writable()
         self.add(COUNTER_IDS[name], n)
 
     def set(self, str name not None, uint64_t value) -> None:
         """Set the gauge called *name*."""
+        self._require_writable()
         self.store(COUNTER_IDS[name], value)
 
     def get(self, str name not None) -> int:
@@ -179,17 +190,22 @@ cdef class CountersBlock:
 
     def observe_ns(self, int histogram, int64_t age_ns, uint64_t weight=1) -> None:
         """Count *weight* records that were *age_ns* old."""
+        self._require_writable()
+        if not 0 <= histogram < SISE_HISTOGRAMS:
+            raise ValueError(f"histogram {histogram}: there are {SISE_HISTOGRAMS}")
         self.observe(histogram, age_ns, weight)
 
     def snapshot(self):
         """Return everything as a dict: role, pid, starts, started_ns, heartbeat_mono_ns, state, values, histograms.
 
-        None if no process ever took the block.
+        None if no process of this layout version ever took the block.
         """
-        if self.block.magic != SISE_COUNTERS_MAGIC:
+        if sise_load_acquire(&self.block.magic) != SISE_COUNTERS_MAGIC:
+            return None
+        if self.block.layout_version != SISE_LAYOUT_VERSION:
             return None
         return {
-            "role": self.block.role[:strnlen(self.block.role, SISE_NAME_BYTES)].decode("ascii"),
+            "role": self.block.role[:strnlen(self.block.role, SISE_NAME_BYTES)].decode("ascii", "replace"),
             "pid": self.block.pid,
             "starts": self.block.starts,
             "started_ns": self.block.started_ns,

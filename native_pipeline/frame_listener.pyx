@@ -13,7 +13,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
-from picows.picows cimport WSFrame, WSListener, WSMsgType, WSTransport
+from picows.picows cimport WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from native_pipeline.counters cimport CountersBlock
 from native_pipeline.frame_parser cimport PARSE_CONTROL, PARSE_RING_FULL, FrameParser
@@ -49,11 +49,17 @@ cdef inline int64_t wall_ns() noexcept nogil:
     return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
+cdef enum MessageForm:
+    BINARY
+    TEXT
+    TOO_LONG  # cut at the bound of reassembly: goes to quarantine
+
+
 cdef struct Held:
     # a message that found the ring full: this header, then its bytes
     int64_t recv_ns
     uint64_t size
-    uint64_t is_text
+    uint64_t form
 
 
 cdef class _Bytes:
@@ -138,7 +144,8 @@ cdef class FrameListener(WSListener):
         self.read_bytes += frame.payload_size
         if frame.msg_type == WSMsgType.TEXT or frame.msg_type == WSMsgType.BINARY:
             if frame.fin:
-                self._take(frame.payload_ptr, frame.payload_size, frame.msg_type == WSMsgType.TEXT)
+                self._take_message(frame.payload_ptr, frame.payload_size,
+                                   TEXT if frame.msg_type == WSMsgType.TEXT else BINARY)
             else:
                 self.assembling = True
                 self.assembly_is_text = frame.msg_type == WSMsgType.TEXT
@@ -154,16 +161,16 @@ cdef class FrameListener(WSListener):
             transport.send_pong(frame.get_payload_as_bytes())
         elif frame.msg_type == WSMsgType.CLOSE:
             if not transport.is_close_frame_sent:
-                transport.send_close(frame.get_close_code())
+                transport.send_close(frame.get_close_code() or WSCloseCode.OK)  # no code: 0 must not be sent
             transport.disconnect()
         if frame.last_in_buffer:
             self._end_read()
 
     cpdef on_ws_disconnected(self, WSTransport transport):
+        self.transport = None    # before _end_read: there is nothing left to pause
         self.assembling = False  # a message cut by the disconnection is not data
         self.assembly.clear()
         self._end_read()
-        self.transport = None
         self.on_closed()
 
     cdef _assemble(self, WSFrame frame):
@@ -178,18 +185,17 @@ cdef class FrameListener(WSListener):
         cdef _Bytes assembly = self.assembly
         self.assembling = False
         if self.assembly_too_long:
-            self.ring.append_quarantine(REASON_TOO_LONG, 0, self.parser.venue, 0, self.recv_ns, b"", 0,
-                                        assembly.data, assembly.size)
+            self._take_message(assembly.data, assembly.size, TOO_LONG)
         else:
-            self._take(assembly.data, assembly.size, self.assembly_is_text)
+            self._take_message(assembly.data, assembly.size, TEXT if self.assembly_is_text else BINARY)
         assembly.clear()
 
-    cdef _take(self, const char* data, Py_ssize_t size, bint is_text):
+    cdef _take_message(self, const char* data, Py_ssize_t size, MessageForm form):
         """One whole message: to the ring, or to Python, or aside if the ring is full."""
         cdef int result
         cdef Held held
         if self.held.size == 0:
-            result = self.parser.parse_frame(self.ring, data, size, is_text, self.recv_ns)
+            result = self._parse(data, size, form, self.recv_ns)
             if result >= 0:
                 self.last_data_ns = self.recv_ns
                 return
@@ -200,9 +206,17 @@ cdef class FrameListener(WSListener):
             self.counters.add(RING_FULL_WAITS, 1)
         held.recv_ns = self.recv_ns
         held.size = size
-        held.is_text = is_text
+        held.form = form
         if self.held.append(&held, sizeof(held)) < 0 or self.held.append(data, size) < 0:
             raise MemoryError
+
+    cdef inline int _parse(self, const char* data, Py_ssize_t size, MessageForm form, int64_t recv_ns) noexcept nogil:
+        if form != TOO_LONG:
+            return self.parser.parse_frame(self.ring, data, size, form == TEXT, recv_ns)
+        if self.ring.append_quarantine(REASON_TOO_LONG, 0, self.parser.venue, 0, recv_ns, b"", 0, data, size) < 0:
+            return PARSE_RING_FULL
+        self.parser.quarantined += 1
+        return 1
 
     cdef _end_read(self):
         """Behind the last frame of a network read: publish, count, and pause the socket if the ring is short of room."""
@@ -246,28 +260,31 @@ cdef class FrameListener(WSListener):
         """
         cdef size_t done = 0
         cdef Held held
+        cdef const char* data
         cdef int result
         if not self.paused:
             return True
-        while done < self.held.size:
-            memcpy(&held, self.held.data + done, sizeof(held))
-            result = self.parser.parse_frame(self.ring, self.held.data + done + sizeof(held), held.size,
-                                             held.is_text, held.recv_ns)
-            if result == PARSE_RING_FULL:
-                break
-            if result == PARSE_CONTROL:
-                self.read_control += 1
-                self.on_control(PyBytes_FromStringAndSize(self.held.data + done + sizeof(held), held.size))
-            done += sizeof(held) + held.size
-        if done:
-            memmove(self.held.data, self.held.data + done, self.held.size - done)
-            self.held.size -= done
-            self.ring.publish_head()
-            self._count()
+        try:
+            while done < self.held.size:
+                memcpy(&held, self.held.data + done, sizeof(held))
+                data = self.held.data + done + sizeof(held)
+                result = self._parse(data, held.size, <MessageForm>held.form, held.recv_ns)
+                if result == PARSE_RING_FULL:
+                    break
+                done += sizeof(held) + held.size
+                if result == PARSE_CONTROL:
+                    self.read_control += 1
+                    self.on_control(PyBytes_FromStringAndSize(data, held.size))
+        finally:  # on_control may raise: what is done is done once
+            if done:
+                memmove(self.held.data, self.held.data + done, self.held.size - done)
+                self.held.size -= done
+                self.ring.publish_head()
+                self._count()
         if self.held.size or self.ring.free_bytes() < 2 * self.reserve_bytes:
             return False
         self.held.clear()
         self.paused = False
-        if self.transport is not None:
+        if self.transport is not None and not self.transport.underlying_transport.is_closing():
             self.transport.underlying_transport.resume_reading()
         return True

@@ -170,7 +170,8 @@ typedef struct {
     uint32_t clean;          /*  44: 1 after an orderly close by the producer */
     char boot_id[16];        /*  48: of the machine's boot that the producer ran in */
     int64_t producer_pid;    /*  64 */
-    uint8_t reserved0[56];   /*  72 */
+    uint64_t resume_seq;     /*  72: after a repair: no new record's seq is below this, 0: there was none */
+    uint8_t reserved0[48];   /*  80 */
     uint64_t head;           /* 128: end of the published records; producer stores (release), consumers load (acquire) */
     uint64_t claimed;        /* 136: the producer may be writing below this; stored before it writes */
     int64_t head_recv_ns;    /* 144: receive time of the newest published record */

@@ -18,6 +18,7 @@ cdef class Ledger:
     cdef LedgerEntry* entries
     cdef uint64_t slots     # a power of two
     cdef uint64_t used
+    cdef int64_t minute_ns  # start of the minute of the newest record
 
     cdef void count(self, const sise_record_header* record) noexcept nogil
     cdef void clear(self) noexcept nogil

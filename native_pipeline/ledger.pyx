@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """How many records of each symbol and kind arrived in each minute, counted where they enter the ring.
 
 The counts travel through the ring as ledger records (`RingWriter.flush_ledger`), so they are as durable as the data,
@@ -7,14 +8,14 @@ as a whole once a minute.
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from native_pipeline.record cimport SISE_BOOK, SISE_SYMBOL_BYTES, SISE_TRADE, sise_record_header, sise_trade
 
 cdef enum:
     FIRST_SLOTS = 4096  # 2,000 symbols and kinds before the first growth
+    MINUTE_NS = 60000000000
 
-cdef int64_t MINUTE_NS = 60 * 1000000000
 
 
 cdef class Ledger:
@@ -31,6 +32,7 @@ cdef class Ledger:
 
     cdef LedgerEntry* _find(self, LedgerEntry* entries, uint64_t slots, const LedgerEntry* key) noexcept nogil:
         cdef uint64_t words[3]
+        cdef uint64_t found[3]
         cdef uint64_t hashed, slot
         cdef LedgerEntry* entry
         memcpy(words, key.symbol, SISE_SYMBOL_BYTES)
@@ -40,12 +42,13 @@ cdef class Ledger:
         slot = (hashed >> 32) & (slots - 1)
         while True:
             entry = &entries[slot]
+            memcpy(found, entry.symbol, SISE_SYMBOL_BYTES)
             if entry.count == 0 or (
-                entry.minute_ns == key.minute_ns
+                ((found[0] ^ words[0]) | (found[1] ^ words[1]) | (found[2] ^ words[2])) == 0
+                and entry.minute_ns == key.minute_ns
                 and entry.data_kind == key.data_kind
                 and entry.market == key.market
                 and entry.venue == key.venue
-                and memcmp(entry.symbol, key.symbol, SISE_SYMBOL_BYTES) == 0
             ):
                 return entry
             slot = (slot + 1) & (slots - 1)
@@ -72,7 +75,9 @@ cdef class Ledger:
         if self.used * 2 > self.slots and self._grow() < 0 and self.used + 1 >= self.slots:
             return
         memcpy(key.symbol, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
-        key.minute_ns = record.recv_ns - record.recv_ns % MINUTE_NS
+        if not self.minute_ns <= record.recv_ns < self.minute_ns + <int64_t>MINUTE_NS:
+            self.minute_ns = record.recv_ns - record.recv_ns % <int64_t>MINUTE_NS  # a division: once a minute, not once a record
+        key.minute_ns = self.minute_ns
         key.data_kind = record.kind
         key.venue = record.venue
         key.market = record.market

@@ -131,6 +131,7 @@ cdef extern from "layout.h" nogil:
         uint32_t clean
         char boot_id[16]
         int64_t producer_pid
+        uint64_t resume_seq
         uint64_t head
         uint64_t claimed
         int64_t head_recv_ns

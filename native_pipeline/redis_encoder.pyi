@@ -1,6 +1,7 @@
 from collections.abc import Sequence
+from typing import Self
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from native_pipeline.counters import CountersBlock
 from native_pipeline.ring import RingReader
@@ -12,8 +13,9 @@ CHANNEL_PREFIXES: tuple[str, ...]
 
 def pack_command(*words: str | int | bytes) -> bytes: ...
 
+@disjoint_base
 class PublishBatch:
-    def __init__(self, *, venues: Sequence[str], markets: Sequence[str], minute_counts_kept_s: int) -> None: ...
+    def __new__(cls, *, venues: Sequence[str], markets: Sequence[str], minute_counts_kept_s: int) -> Self: ...
     @property
     def messages(self) -> int: ...
     @property
@@ -29,8 +31,9 @@ class PublishBatch:
     def observe_ages(self, counters: CountersBlock, histogram: int, now_ns: int) -> None: ...
     def clear(self) -> None: ...
 
+@disjoint_base
 class TransactionReplies:
-    def __init__(self, commands: int) -> None: ...
+    def __new__(cls, commands: int) -> Self: ...
     @property
     def complete(self) -> bool: ...
     @property

@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, cdivision=True
+# cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """Step 5 of 6 in the life of a tick: ring records become one Redis transaction, and its replies are checked.
 
 Before: `ring`, read by `daemon/sinks/publisher.py`. After: Redis. A transaction holds a PUBLISH for each trade and

@@ -46,7 +46,6 @@ cdef class RingWriter(RingFile):
     cdef bint closed
 
     cdef uint64_t _lowest_gate(self, uint64_t default) noexcept nogil
-    cdef _recount(self, uint64_t start, uint64_t end, uint64_t through_seq)
     # Room for one record of *length* bytes (any number; rounded up to 8 here), header included, zero-filled
     # header fields excepted: the caller sets kind, flags, venue, market, recv_ns, utc_offset_min and the body;
     # commit() sets length, seq and crc. NULL: the ring is full, nothing has changed. The pointer is valid until
@@ -76,9 +75,10 @@ cdef class RingReader(RingFile):
     cdef uint64_t released
     cdef readonly uint64_t lapped_records
     cdef readonly uint64_t corrupt_records
+    cdef uint64_t pending_damage   # of them: of the damage just skipped, until the next seq tells the number
+    cdef bint closed
 
     cdef void _skip_damage(self, const sise_record_header* record, uint64_t room, uint64_t available) noexcept nogil
-    cdef void _count_damage(self, uint64_t records) noexcept nogil
     cdef uint64_t _newest_seq(self, uint64_t head) noexcept nogil
     cdef void _resync(self, uint64_t behind) noexcept nogil
     # Make the next published records available to next(); returns their bytes, 0 if there are none.

@@ -16,9 +16,9 @@ import struct
 import time
 from pathlib import Path
 
-from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from native_pipeline.ledger cimport Ledger, LedgerEntry
 from native_pipeline.record cimport (
@@ -63,6 +63,9 @@ from daemon.errors import RingError
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char* text, size_t limit)
 
+cdef extern from *:
+    int __builtin_ctzll(unsigned long long value) noexcept nogil
+
 cdef extern from "crc32c.h" nogil:
     uint32_t sise_crc32c(const char* data, size_t size)
 
@@ -75,6 +78,7 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t write(int fd, const void* buffer, size_t size)
+    int close(int fd)
 
 cdef enum:
     MIN_CAPACITY = 1 << 20
@@ -90,6 +94,7 @@ LAYOUT_VERSION = SISE_LAYOUT_VERSION
 HEADER_BYTES = SISE_RING_HEADER_BYTES
 
 cdef int64_t MINUTE_NS = 60 * 1000000000
+cdef uint64_t MAX_CAPACITY = <uint64_t>1 << 36
 cdef uint64_t NO_POSITION = <uint64_t>-1
 
 # Lock ranges in the file (open-file-description locks: they end with their owner, whatever kills it).
@@ -106,6 +111,8 @@ def create_ring(path, *, int ring, uint64_t capacity_bytes, consumers=(("writer"
     """
     cdef sise_ring_header header
     cdef uint64_t capacity = MIN_CAPACITY
+    if capacity_bytes > MAX_CAPACITY:
+        raise ValueError(f"capacity of {capacity_bytes} bytes: at most {MAX_CAPACITY}")
     while capacity < capacity_bytes:
         capacity *= 2
     if len(consumers) > SISE_CONSUMERS:
@@ -130,7 +137,8 @@ def create_ring(path, *, int ring, uint64_t capacity_bytes, consumers=(("writer"
     memcpy(header.boot_id, <const char*>boot, 16)
 
     unfinished = path.with_name(path.name + ".new")
-    fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    unfinished.unlink(missing_ok=True)  # never truncated: it may be the finished ring of somebody who was killed behind link()
+    fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(fd, 0, SISE_RING_HEADER_BYTES + capacity)  # ENOSPC now, not SIGBUS later
         os.pwrite(fd, (<char*>&header)[:sizeof(header)], 0)
@@ -140,7 +148,7 @@ def create_ring(path, *, int ring, uint64_t capacity_bytes, consumers=(("writer"
         raise RingError(f"{path}: exists already") from exc
     finally:
         os.close(fd)
-        unfinished.unlink()
+        unfinished.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
@@ -178,8 +186,8 @@ cdef class RingFile:
     def __cinit__(self, path, *args, **kwargs):
         cdef sise_ring_header* header
         cdef size_t size
-        self.path = str(path)
         self.fd = -1
+        self.path = str(path)
         try:
             self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as exc:
@@ -200,8 +208,10 @@ cdef class RingFile:
             )
         if header.header_bytes != SISE_RING_HEADER_BYTES:
             raise RingError(f"{self.path}: header of {header.header_bytes} bytes, expected {SISE_RING_HEADER_BYTES}")
-        if header.capacity_bytes < MIN_CAPACITY or header.capacity_bytes & (header.capacity_bytes - 1):
-            raise RingError(f"{self.path}: capacity of {header.capacity_bytes} bytes is not a power of two from 1 MiB")
+        if not MIN_CAPACITY <= header.capacity_bytes <= MAX_CAPACITY or header.capacity_bytes & (header.capacity_bytes - 1):
+            raise RingError(
+                f"{self.path}: capacity of {header.capacity_bytes} bytes is not a power of two from 1 MiB to 64 GiB"
+            )
         if size != SISE_RING_HEADER_BYTES + header.capacity_bytes:
             raise RingError(
                 f"{self.path}: is {size} bytes long, its header says {SISE_RING_HEADER_BYTES + header.capacity_bytes}"
@@ -214,8 +224,8 @@ cdef class RingFile:
     def __dealloc__(self):
         if self.header is not NULL:
             munmap(self.header, self.mapped_bytes)
-        if self.fd >= 0:
-            os.close(self.fd)
+        if self.path is not None and self.fd >= 0:  # no path: the arguments were refused before fd was set
+            close(self.fd)
 
     @property
     def ring(self) -> int:
@@ -341,6 +351,31 @@ cdef inline bint _is_whole(const sise_record_header* record, uint64_t room, uint
     return sise_crc32c(<const char*>record + 8, record.length - 8) == record.crc32c
 
 
+cdef uint64_t _scan(const char* memory, uint64_t size, uint64_t begin, uint64_t after_seq, uint64_t span) noexcept nogil:
+    """Offset of the first whole record at or behind *begin* in *memory*; *size* if there is none.
+
+    Its seq must lie within *span* behind *after_seq*: what a page still holds of an earlier lap is whole, but old.
+    """
+    cdef uint64_t offset = begin
+    cdef const sise_record_header* record
+    while offset + sizeof(sise_record_header) <= size:
+        record = <const sise_record_header*>(memory + offset)
+        if (
+            record.kind != SISE_PAD
+            and record.kind != 0
+            and record.seq > after_seq
+            and (record.seq - after_seq <= span or record.flags & SISE_FLAG_RESUMED)
+            and _is_whole(record, size - offset, size - offset)
+        ):
+            return offset
+        offset += 8
+    return size
+
+
+cdef inline uint64_t _most_records(uint64_t capacity) noexcept nogil:
+    return capacity // sizeof(sise_record_header)
+
+
 cdef class RingWriter(RingFile):
     """The ring's only producer. A second one is refused with RingError as long as the first one lives.
 
@@ -357,6 +392,7 @@ cdef class RingWriter(RingFile):
         self._recover()
         for name, fd in (wake_fds or {}).items():
             self._set_wake_fd(name, fd)
+        self._wake_all()
 
     def _set_wake_fd(self, name, int fd):
         encoded = _slot_name(name)
@@ -367,78 +403,128 @@ cdef class RingWriter(RingFile):
                 return
         raise RingError(f"{self.path}: has no consumer called {name!r}")
 
+    def _wake_all(self):
+        """Wake every consumer once: the previous producer may have been killed between publishing and waking."""
+        cdef uint64_t one = 1
+        for i in range(SISE_CONSUMERS):
+            if self.wake_fds[i] >= 0:
+                sise_exchange32(&self.header.consumers[i].sleeping, 0)
+                write(self.wake_fds[i], &one, sizeof(one))
+
     def _recover(self):
         """Find the end of the log, cut what is not whole, and recount what no ledger record covers.
 
         After a process's death the published records are whole by construction. After a power loss (another boot and
-        no orderly close) pages may be missing: the log is cut behind the last record that is whole, readers skip and
-        count damage before that, and the sequence jumps ahead (microseconds now: a ring averages fewer records than
-        one a microsecond), because the database may hold numbers that this file no longer knows.
+        no orderly close) pages may be missing or older than the header: the log is cut behind the last record that is
+        whole and in sequence, readers skip and count damage before that, and the sequence jumps ahead (microseconds
+        now: a ring averages fewer records than one a microsecond), because the database may hold numbers that this
+        file no longer knows. The jump is kept in the header (`resume_seq`) until records carry it.
         """
-        cdef uint64_t head = self.header.head, position, end, found, seq, last_seq = 0, through_seq = 0
-        cdef uint64_t oldest = self.header.claimed - self.capacity if self.header.claimed > self.capacity else 0
+        cdef uint64_t head = self.header.head, claimed = self.header.claimed, resume_seq = self.header.resume_seq
+        cdef uint64_t start, position, end, oldest, offset, last_seq = 0, at
         cdef const sise_record_header* record
+        cdef bint damaged = False
         boot = _boot_id()
         cdef bint power_loss = not self.header.clean and self.header.boot_id[:16] != boot
-        oldest = min(oldest, head)
-        if self.find_boundary(oldest, &position, &seq) < 0:
-            position = self._lowest_gate(head)
-        start = end = position
+        if head > claimed:
+            # `claimed` is stored first and lies in the same disk sector: one of the two is no value of ours
+            at = 0
+            for i in range(SISE_INDEX_BLOCKS):
+                if self.header.index[i].position != NO_POSITION:
+                    at = max(at, self.header.index[i].position)
+            if at < claimed:
+                head = claimed  # the walk below finds the end
+            else:
+                claimed = head
+        elif claimed - head > 2 * self.capacity:
+            claimed = head
+        head &= ~<uint64_t>7
+        oldest = min(claimed - self.capacity if claimed > self.capacity else 0, head)
+        start = position = end = self._first_trusted(oldest, head)
         while True:
             record = self.record_at(&position, head)
-            if record is not NULL:
+            if record is not NULL and (
+                last_seq == 0
+                or record.seq == last_seq + 1
+                or (record.seq > last_seq and (damaged or record.flags & SISE_FLAG_RESUMED))
+            ):
+                damaged = False
                 last_seq = record.seq
-                if record.kind == SISE_LEDGER:
-                    through_seq = (<const sise_ledger*>record).through_seq
+                if record.kind != SISE_LEDGER:
+                    self.ledger.count(record)
+                elif self.ledger.used:
+                    self.ledger.clear()  # a checkpoint: it holds the counts of everything before it
                 position += record.length
                 end = position
-            elif position >= head:
-                end = head
+            elif record is NULL and position >= head:
                 break
-            elif self.find_boundary(position + 8, &found, &seq) == 0:
-                position = found  # damage in the middle: the readers skip and count it
             else:
-                break
-        self.next_seq = last_seq + 1 if last_seq else self.header.first_seq
-        self._recount(start, end, through_seq)
+                damaged = True
+                offset = position & self.mask
+                position += _scan(self.data + offset, min(self.capacity - offset, head - position), 8,
+                                  max(last_seq, self.header.first_seq - 1),
+                                  _most_records(self.capacity) if last_seq else NO_POSITION)
+        if not damaged:
+            end = head
         self.recovered_bytes = head - end
-        position = end
-        if self.recovered_bytes or power_loss:
-            self.next_seq = max(self.next_seq + 1, time.time_ns() // 1000)
+        self.next_seq = last_seq + 1 if last_seq else self.header.first_seq
+        if self.recovered_bytes or power_loss or (last_seq == 0 and head > 0):
+            resume_seq = max(max(self.next_seq, resume_seq) + 1, <uint64_t>(time.time_ns() // 1000))
+            self.header.resume_seq = resume_seq
+        if resume_seq > self.next_seq:
+            self.next_seq = resume_seq
             self.next_flags = SISE_FLAG_RESUMED
-        self.position = position
-        self.current_block = NO_POSITION
+        self.position = end
         for i in range(SISE_INDEX_BLOCKS):
-            if self.header.index[i].position != NO_POSITION and self.header.index[i].position >= position:
+            if self.header.index[i].position != NO_POSITION and self.header.index[i].position >= end:
                 self.header.index[i].position = NO_POSITION
+        # a block whose first record is indexed keeps that entry
+        at = self.header.index[(end // self.block_bytes) % SISE_INDEX_BLOCKS].position
+        self.current_block = at // self.block_bytes if at < end else NO_POSITION
         for i in range(SISE_CONSUMERS):
-            if self.header.consumers[i].position > position:
-                sise_store_release(&self.header.consumers[i].position, position)
-        self.claimed = max(self.header.claimed, position)
-        self.released = position
+            at = self.header.consumers[i].position
+            if at > end:
+                sise_store_release(&self.header.consumers[i].position, end)
+            elif self.header.consumers[i].mode == SISE_CONSUMER_GATING and (
+                at < oldest or (power_loss and at < start and not self._leads_to(at, start))
+            ):
+                sise_store_release(&self.header.consumers[i].position, start)
+        self.claimed = max(claimed, end)
+        sise_store_release(&self.header.claimed, self.claimed)
+        self.released = end
         self.last_recv_ns = self.header.head_recv_ns
-        self.header.synced = min(self.header.synced, position)
-        memcpy(self.header.boot_id, <const char*>boot, 16)
+        self.header.synced = min(self.header.synced, end)
         self.header.producer_pid = os.getpid()
+        memcpy(self.header.boot_id, <const char*>boot, 16)  # behind resume_seq: killed in between, it is done again
         self.header.clean = 0
-        self.gate = self._lowest_gate(position)
-        sise_store_release(&self.header.head, position)
-        self.release_pages(oldest, position)
+        sise_store_release(&self.header.head, end)
+        self.gate = self._lowest_gate(end)
+        self.release_pages(oldest, end)
 
-    cdef _recount(self, uint64_t start, uint64_t end, uint64_t through_seq):
-        """Count the records behind the last ledger record: their counts died with the previous producer."""
+    def _first_trusted(self, uint64_t oldest, uint64_t head) -> int:
+        """Position of the first indexed record in [oldest, head) that is what the index says; else the lowest gate."""
+        cdef uint64_t position = oldest, found, at, seq
         cdef const sise_record_header* record
-        cdef uint64_t position = start, found, seq
-        while True:
-            record = self.record_at(&position, end)
-            if record is not NULL:
-                if record.seq > through_seq:
-                    self.ledger.count(record)
-                position += record.length
-            elif position >= end or self.find_boundary(position + 8, &found, &seq) < 0:
-                return
-            else:
-                position = found
+        while self.find_boundary(position, &found, &seq) == 0:
+            at = found
+            record = self.record_at(&at, head)
+            if record is not NULL and at == found and record.seq == seq:
+                return found
+            position = found + 1
+        return max(oldest, min(self._lowest_gate(head), head))
+
+    def _leads_to(self, uint64_t position, uint64_t goal) -> bool:
+        """Do whole records in sequence lie between *position* and *goal*?"""
+        cdef const sise_record_header* record
+        cdef uint64_t expected_seq = 0
+        while position < goal:
+            record = self.record_at(&position, goal)
+            if record is NULL or (expected_seq and record.seq != expected_seq):
+                break
+            expected_seq = record.seq + 1
+            position += record.length
+        record = self.record_at(&position, sise_load_acquire(&self.header.head))
+        return record is not NULL and position == goal and record.seq == expected_seq
 
     cdef uint64_t _lowest_gate(self, uint64_t default) noexcept nogil:
         cdef uint64_t lowest = NO_POSITION, at
@@ -451,7 +537,7 @@ cdef class RingWriter(RingFile):
         return lowest if lowest != NO_POSITION else default
 
     cdef uint64_t free_bytes(self) noexcept nogil:
-        self.gate = self._lowest_gate(self.position)
+        self.gate = self._lowest_gate(sise_load_relaxed(&self.header.head))
         return self.capacity - (self.position - self.gate)
 
     cdef char* reserve(self, uint32_t length) noexcept nogil:
@@ -461,16 +547,18 @@ cdef class RingWriter(RingFile):
         cdef uint64_t pad = room if need > room else 0
         cdef uint64_t end = self.position + pad + need
         cdef sise_record_header* record
-        if need > self.capacity >> 3:
+        if need > self.capacity >> 3 or need < sizeof(sise_record_header) or self.closed:
             return NULL
         if end - self.gate > self.capacity:
-            self.gate = self._lowest_gate(self.position)
+            # without a gating consumer the head is the gate: one that registers now begins there
+            self.gate = self._lowest_gate(sise_load_relaxed(&self.header.head))
             if end - self.gate > self.capacity:
                 self.full_count += 1
                 return NULL
         if end > self.claimed:
             # announce, then overwrite: a lossy reader re-checks `claimed` after it has copied
-            self.claimed = end + CLAIM_AHEAD
+            # (never beyond the gate: recovery takes what `claimed` covers for overwritten)
+            self.claimed = min(end + CLAIM_AHEAD, self.gate + self.capacity)
             sise_store_relaxed(&self.header.claimed, self.claimed)
             sise_fence_full()
         if pad:
@@ -499,7 +587,7 @@ cdef class RingWriter(RingFile):
         record.flags |= self.next_flags
         self.next_flags = 0
         record.crc32c = sise_crc32c(at + 8, record.length - 8)
-        block = self.position // self.block_bytes
+        block = self.position >> __builtin_ctzll(self.block_bytes)  # a power of two
         if block != self.current_block:
             self.current_block = block
             entry = &self.header.index[block % SISE_INDEX_BLOCKS]
@@ -515,7 +603,7 @@ cdef class RingWriter(RingFile):
     cdef void publish_head(self) noexcept nogil:
         cdef int i
         cdef uint64_t one = 1
-        if self.position == sise_load_relaxed(&self.header.head):
+        if self.position == sise_load_relaxed(&self.header.head) or self.closed:
             return
         self.header.head_recv_ns = self.last_recv_ns
         sise_store_release(&self.header.head, self.position)  # pairs with the readers' load-acquire of head
@@ -566,14 +654,23 @@ cdef class RingWriter(RingFile):
         """Bytes that can be appended before the ring is full."""
         return self.free_bytes()
 
+    def _require_open(self):
+        if self.closed:
+            raise RingError(f"{self.path}: closed")
+
     def append(self, int kind, bytes body not None, *, int flags=0, int venue=0, int market=0,
                int64_t recv_ns=0, int utc_offset_min=0) -> int:
         """Append a record whose *body* (the bytes behind the 32-byte header) is ready; return its seq.
 
         Not published yet. Raises RingError when the ring is full.
         """
-        cdef char* at = self.reserve(<uint32_t>(sizeof(sise_record_header) + len(body)))
-        cdef sise_record_header* record = <sise_record_header*>at
+        cdef char* at
+        cdef sise_record_header* record
+        self._require_open()
+        if <uint64_t>len(body) > (self.capacity >> 3) - sizeof(sise_record_header):
+            raise RingError(f"{self.path}: a record of {len(body)} bytes is longer than an eighth of the ring")
+        at = self.reserve(<uint32_t>(sizeof(sise_record_header) + len(body)))
+        record = <sise_record_header*>at
         if at is NULL:
             raise RingError(f"{self.path}: full")
         record.kind = kind
@@ -589,6 +686,7 @@ cdef class RingWriter(RingFile):
     def append_quarantine_frame(self, int reason, bytes frame not None, *, int venue, int market=0,
                                 int64_t recv_ns, int detail=0) -> None:
         """Append a quarantine record with *frame*. Not published yet. Raises RingError when the ring is full."""
+        self._require_open()
         if self.append_quarantine(reason, detail, venue, market, recv_ns, b"", 0, frame, len(frame)) < 0:
             raise RingError(f"{self.path}: full")
 
@@ -596,9 +694,11 @@ cdef class RingWriter(RingFile):
                    int venue, int market, missing=None) -> None:
         """Append a gap record: *symbol*'s stream of *data_kind* had a hole. Raises RingError when the ring is full."""
         cdef bytes name = symbol.encode("ascii")
-        cdef sise_gap* record = <sise_gap*>self.reserve(sizeof(sise_gap))
+        cdef sise_gap* record
+        self._require_open()
         if len(name) > SISE_SYMBOL_BYTES:
             raise ValueError(f"symbol {symbol!r} is longer than {SISE_SYMBOL_BYTES} characters")
+        record = <sise_gap*>self.reserve(sizeof(sise_gap))
         if record is NULL:
             raise RingError(f"{self.path}: full")
         memset(<char*>record + sizeof(sise_record_header), 0, sizeof(sise_gap) - sizeof(sise_record_header))
@@ -628,7 +728,7 @@ cdef class RingWriter(RingFile):
         cdef int64_t minute_ns = now_ns - now_ns % MINUTE_NS
         cdef int appended = 0
         cdef bint due = force
-        if self.ledger.used == 0:
+        if self.ledger.used == 0 or self.closed:
             return 0
         for i in range(self.ledger.slots):
             if due:
@@ -642,7 +742,7 @@ cdef class RingWriter(RingFile):
             entry = &self.ledger.entries[i]
             if entry.count == 0:
                 continue
-            record = <sise_ledger*>self.reserve(sizeof(sise_ledger))
+            record = <sise_ledger*>self.reserve(sizeof(sise_ledger))  # there is room for all: see above
             memset(<char*>record + sizeof(sise_record_header), 0, sizeof(sise_ledger) - sizeof(sise_record_header))
             record.header.kind = SISE_LEDGER
             record.header.venue = entry.venue
@@ -712,18 +812,22 @@ cdef class RingReader(RingFile):
                 memset(self.slot.name, 0, SISE_NAME_BYTES)
                 memcpy(self.slot.name, <const char*>encoded, len(encoded))
                 sise_store_release(&self.slot.position, sise_load_acquire(&self.header.head))
+                sise_fence_release()  # the position before the mode: the producer looks at them in the other order
                 self.slot.mode = SISE_CONSUMER_GATING if gating else SISE_CONSUMER_LOSSY
         finally:
             _lock(self.fd, _REGISTRATION_LOCK, release=True)
-        if self.slot.mode != (SISE_CONSUMER_GATING if gating else SISE_CONSUMER_LOSSY):
+        if self.slot.mode != <uint32_t>(SISE_CONSUMER_GATING if gating else SISE_CONSUMER_LOSSY):
             raise RingError(f"{self.path}: consumer {name!r} is of the other kind (gating or lossy)")
         if not _lock(self.fd, _FIRST_SLOT_LOCK + 64 * self.slot_index):
             raise RingError(f"{self.path}: consumer {name!r} is in use (pid {self.slot.pid})")
         self.slot.pid = os.getpid()
         sise_store32_relaxed(&self.slot.sleeping, 0)
         self.position = sise_load_relaxed(&self.slot.position)
+        self._require_credible_position()
         self.window_end = self.position
         self.released = self.position
+        if self.position == 0:
+            self.expected_seq = self.header.first_seq
         self.lapped_records = self.slot.lapped_records
         if not gating:
             self.copy_bytes = FIRST_COPY
@@ -735,13 +839,31 @@ cdef class RingReader(RingFile):
     def __dealloc__(self):
         free(self.copy)
 
+    def _require_credible_position(self):
+        """Replace a position that no consumer can have had (a damaged file) by the nearest possible one; count it."""
+        cdef uint64_t head = sise_load_acquire(&self.header.head), found, seq
+        cdef uint64_t claimed = sise_load_acquire(&self.header.claimed)  # behind head: it was stored before it
+        if head > claimed or head & 7:
+            raise RingError(
+                f"{self.path}: damaged header: head is {head}, claimed {claimed}; the next producer repairs it"
+            )
+        if self.position <= head and not self.position & 7 and (not self.gating or head - self.position <= self.capacity):
+            return
+        if self.position > head or head < self.capacity or self.find_boundary(head - self.capacity, &found, &seq) < 0:
+            found = head
+        self.position = found
+        self.corrupt_records += 1
+        sise_store_release(&self.slot.position, found)
+
     cdef uint64_t fetch(self, uint64_t max_bytes) noexcept nogil:
         cdef uint64_t head = sise_load_acquire(&self.header.head)  # pairs with publish()'s release
-        cdef uint64_t size, room, claimed
+        cdef uint64_t size, room, claimed, length
         cdef char* grown
+        if self.position > head:
+            self.position = head  # a new producer cut a damaged tail that was read already
         if self.gating:
-            self.window_end = head
-            return head - self.position
+            self.window_end = min(head, self.position + self.capacity)
+            return self.window_end - self.position
         while self.position < head:
             claimed = sise_load_acquire(&self.header.claimed)
             if claimed > self.capacity and self.position < claimed - self.capacity:
@@ -751,7 +873,7 @@ cdef class RingReader(RingFile):
             size = min(head - self.position, room)
             size = min(size, self.copy_bytes)
             if max_bytes and size > max_bytes:
-                size = max(max_bytes, <uint64_t>sizeof(sise_record_header))
+                size = min(size, max(max_bytes, <uint64_t>sizeof(sise_record_header)))
             memcpy(self.copy, self.data + (self.position & self.mask), size)
             sise_fence_acquire()  # the copy before the second look at claimed
             claimed = sise_load_relaxed(&self.header.claimed)
@@ -761,40 +883,39 @@ cdef class RingReader(RingFile):
             self.window_end = self.position + size
             if size >= sizeof(sise_record_header):
                 # one record longer than the copy: make room for all of it
-                room = (<sise_record_header*>self.copy).length
-                if room > size and room <= self.capacity >> 3 and (<sise_record_header*>self.copy).kind != SISE_PAD:
-                    if room > self.copy_bytes:
-                        grown = <char*>realloc(self.copy, room)
+                length = (<sise_record_header*>self.copy).length
+                if size < length <= min(min(room, head - self.position), self.capacity >> 3) and (
+                    (<sise_record_header*>self.copy).kind != SISE_PAD
+                ):
+                    if length > self.copy_bytes:
+                        grown = <char*>realloc(self.copy, length)
                         if grown is NULL:
                             return 0
                         self.copy = grown
-                        self.copy_bytes = room
-                    max_bytes = max(max_bytes, room) if max_bytes else 0
-                    if self.position + room <= head:
-                        continue
+                        self.copy_bytes = length
+                    max_bytes = max(max_bytes, length) if max_bytes else 0
+                    continue
             return size
         self.window_end = self.position
         return 0
 
     cdef void _resync(self, uint64_t behind) noexcept nogil:
-        """Go on at the first indexed record at or behind *behind*, or at the head; count the records in between."""
+        """Lapped: go on at an indexed record behind *behind*, or at the head; next() counts what was missed by its seq.
+
+        An eighth of the ring is left as a start: the oldest record that is left would be overwritten during the copy.
+        """
         cdef uint64_t found, seq
-        if self.find_boundary(behind, &found, &seq) < 0:
-            # no index entry in between: walk is impossible, everything up to the head is skipped
+        if self.find_boundary(behind + (self.capacity >> 3), &found, &seq) < 0 and (
+            self.find_boundary(behind, &found, &seq) < 0
+        ):
             found = sise_load_acquire(&self.header.head)
-            seq = 0
-        if seq and self.expected_seq and seq > self.expected_seq:
-            self.lapped_records += seq - self.expected_seq
-            self.slot.lapped_records += seq - self.expected_seq
         self.position = max(found, self.position)
         self.window_end = self.position
         self.copy_position = self.position
-        if seq:
-            self.expected_seq = seq
 
     cdef const sise_record_header* next(self) noexcept nogil:
         cdef const sise_record_header* record
-        cdef uint64_t room, available
+        cdef uint64_t room, available, missed
         while self.position < self.window_end:
             room = self.capacity - (self.position & self.mask)
             if room < sizeof(sise_record_header):
@@ -805,24 +926,30 @@ cdef class RingReader(RingFile):
                 record = <const sise_record_header*>(self.data + (self.position & self.mask))
             else:
                 if available < sizeof(sise_record_header):
+                    if self.window_end >= sise_load_acquire(&self.header.head):
+                        self.position = self.window_end  # no record is that short: a damaged head
                     return NULL
                 record = <const sise_record_header*>(self.copy + (self.position - self.copy_position))
             if record.kind == SISE_PAD and record.length == room:
                 self.position += room
                 continue
-            if not self.gating and available < record.length <= self.capacity >> 3:
+            if (
+                not self.gating
+                and available < record.length <= min(room, self.capacity >> 3)
+                and self.position + record.length <= sise_load_acquire(&self.header.head)
+            ):
                 return NULL  # cut by the window: the next fetch() starts here
-            if not _is_whole(record, room, available):
+            if not _is_whole(record, room, available) or record.seq < self.expected_seq:
                 self._skip_damage(record, room, available)
                 continue
-            if self.expected_seq and record.seq != self.expected_seq and not record.flags & SISE_FLAG_RESUMED:
-                if record.seq > self.expected_seq:
-                    # only a lossy reader that was lapped gets here without damage: _resync found no entry
-                    if self.gating:
-                        self.corrupt_records += record.seq - self.expected_seq
-                    else:
-                        self.lapped_records += record.seq - self.expected_seq
-                        self.slot.lapped_records += record.seq - self.expected_seq
+            if self.expected_seq and record.seq > self.expected_seq and not record.flags & SISE_FLAG_RESUMED:
+                missed = record.seq - self.expected_seq
+                if self.gating or self.pending_damage:
+                    self.corrupt_records += missed - min(missed, self.pending_damage)
+                else:
+                    self.lapped_records += missed
+                    self.slot.lapped_records += missed
+            self.pending_damage = 0
             self.expected_seq = record.seq + 1
             self.last_seq = record.seq
             self.position += record.length
@@ -830,36 +957,26 @@ cdef class RingReader(RingFile):
         return NULL
 
     cdef void _skip_damage(self, const sise_record_header* record, uint64_t room, uint64_t available) noexcept nogil:
-        """The record at position is damaged: go on behind it if its length is credible, else at the next index entry."""
-        cdef uint64_t found, seq, behind
-        cdef const sise_record_header* following
-        if sizeof(sise_record_header) <= record.length <= min(room, available) and record.length & 7 == 0:
-            behind = record.length
-            if behind == available or room - behind < sizeof(sise_record_header):
-                self._count_damage(1)
-                self.position += behind
-                return
-            if available - behind >= sizeof(sise_record_header):
-                following = <const sise_record_header*>(<const char*>record + behind)
-                if following.kind == SISE_PAD or _is_whole(following, room - behind, available - behind):
-                    self._count_damage(1)
-                    self.position += behind
-                    return
-        if self.find_boundary(self.position + 8, &found, &seq) == 0 and found < self.window_end:
-            self._count_damage(seq - self.expected_seq if self.expected_seq and seq > self.expected_seq else 1)
-            self.position = found
-            self.expected_seq = seq
-        else:
-            self._count_damage(1)
-            self.position = self.window_end
-            self.expected_seq = 0
+        """The record at position is damaged (or of an earlier lap): go on at the next whole one of the window.
 
-    cdef void _count_damage(self, uint64_t records) noexcept nogil:
-        self.corrupt_records += records
-        if self.expected_seq:
-            self.expected_seq += records
+        Counts one; next() corrects the number by the seq of that record.
+        """
+        cdef uint64_t size = min(room, available)
+        cdef uint64_t after_seq = (self.expected_seq if self.expected_seq else self.header.first_seq) - 1
+        cdef uint64_t span = _most_records(self.capacity) if self.gating and self.expected_seq else NO_POSITION
+        cdef uint64_t found = _scan(<const char*>record, size, 8, after_seq, span)
+        if self.pending_damage == 0:
+            self.pending_damage = 1
+            self.corrupt_records += 1
+        if found == size and not self.gating and size == available and (
+            self.window_end < sise_load_acquire(&self.header.head)
+        ):
+            found = max(<uint64_t>8, (size >> 1) & ~<uint64_t>7)  # a whole record may begin in this window and end behind it
+        self.position += found
 
     cdef void commit_position(self) noexcept nogil:
+        if self.closed:
+            return  # the slot may have a new owner
         sise_store_release(&self.slot.position, self.position)  # pairs with the producer's load in _lowest_gate
         if self.position - self.released > RESIDENT_WINDOW:
             if self.capacity > 4 * RESIDENT_WINDOW:
@@ -882,6 +999,11 @@ cdef class RingReader(RingFile):
         """Make the next published records available; return their size in bytes, 0 if there are none."""
         return self.fetch(max_bytes)
 
+    def next_bytes(self):
+        """Return the next record of the fetched window as bytes, header included; None when the window is used up."""
+        cdef const sise_record_header* record = self.next()
+        return None if record is NULL else (<const char*>record)[:record.length]
+
     def commit(self) -> None:
         """Declare everything read so far as done: a gating reader's space may now be overwritten."""
         self.commit_position()
@@ -892,6 +1014,7 @@ cdef class RingReader(RingFile):
         self.window_end = self.position
         self.copy_position = self.position
         self.expected_seq = 0
+        self.pending_damage = 0
 
     def seek_after(self, uint64_t seq) -> int:
         """Position the reader on the first record whose seq is greater than *seq*; return how many are missing.
@@ -901,33 +1024,51 @@ cdef class RingReader(RingFile):
         position, because the producer may be overwriting what lies there.
         """
         cdef const sise_record_header* record
-        cdef uint64_t position, at, found_seq, head = sise_load_acquire(&self.header.head)
-        cdef uint64_t committed = sise_load_relaxed(&self.slot.position)
-        cdef uint64_t missing = 0
-        cdef bint first = True
+        cdef uint64_t position, at, offset, damage, found_seq, newest, head = sise_load_acquire(&self.header.head)
+        cdef uint64_t committed = min(sise_load_relaxed(&self.slot.position), head)
+        cdef uint64_t missing = 0, passed_seq = 0
+        self.expected_seq = 0
+        self.pending_damage = 0
         if self.find_seq(seq, &at, &found_seq) < 0 or at < committed:
             at = committed
-        self.position = at
-        self.window_end = at
-        self.copy_position = at
-        self.expected_seq = 0
-        if not self.gating and sise_load_acquire(&self.header.claimed) > self.capacity + at:
-            return 0  # lapped already: fetch() finds the oldest record that is left
-        while True:
+        else:
             position = at
             record = self.record_at(&position, head)
-            if record is NULL:
-                if position >= head and first:
-                    missing = self._newest_seq(head) - min(seq, self._newest_seq(head))
-                at = min(position, head)  # before damage: next() knows how to go on
-                break
-            if record.seq > seq:
-                if first and record.seq > seq + 1 and not record.flags & SISE_FLAG_RESUMED:
-                    missing = record.seq - max(seq + 1, self.header.first_seq)
-                self.expected_seq = record.seq
-                break
-            first = False
-            at = position + record.length
+            if record is NULL or position != at or record.seq != found_seq:
+                at = committed  # not what the index says: walk
+        if self.gating or sise_load_acquire(&self.header.claimed) <= self.capacity + at:
+            while True:
+                position = at
+                record = self.record_at(&position, head)
+                damage = position
+                while record is NULL and position < head:
+                    offset = position & self.mask
+                    position += _scan(self.data + offset, min(self.capacity - offset, head - position), 8,
+                                      max(passed_seq, self.header.first_seq - 1),
+                                      _most_records(self.capacity) if passed_seq else NO_POSITION)
+                    record = self.record_at(&position, head)
+                if damage != position and (record is NULL or record.seq > seq + 1):
+                    at = damage  # what was lost here lies behind the cursor: next() counts it
+                    if record is not NULL:
+                        self.expected_seq = max(seq + 1, self.header.first_seq)
+                    elif passed_seq:
+                        self.expected_seq = passed_seq + 1
+                    break
+                if record is NULL:
+                    if not passed_seq:
+                        newest = self._newest_seq(head)
+                        missing = newest - min(max(seq, self.header.first_seq - 1), newest)
+                    at = head
+                    break
+                at = position
+                if record.seq > seq:
+                    if not passed_seq and not record.flags & SISE_FLAG_RESUMED:
+                        missing = record.seq - max(seq + 1, self.header.first_seq)
+                    self.expected_seq = record.seq
+                    break
+                passed_seq = record.seq
+                at += record.length
+        # else: lapped already, fetch() finds a record that is left
         self.position = at
         self.window_end = at
         self.copy_position = at
@@ -960,7 +1101,8 @@ cdef class RingReader(RingFile):
 
     def close(self) -> None:
         """Give the slot back (it keeps its position); another process may take it."""
-        if self.slot is not NULL:
+        if self.slot is not NULL and not self.closed:
+            self.closed = True
             sise_store32_relaxed(&self.slot.sleeping, 0)
             self.slot.pid = 0
             _lock(self.fd, _FIRST_SLOT_LOCK + 64 * self.slot_index, release=True)

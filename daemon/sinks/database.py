@@ -107,7 +107,7 @@ class Database:
         self._in_doubt = False  # an attempt failed, and may have been committed all the same
 
     def start_cursors(self, first: Mapping[Ring, int]) -> dict[Ring, int]:
-        """Bring the schema up to date and return the stored cursor of each ring of *first*; a new one starts at its seq."""
+        """Bring the schema up to date; return the stored cursor of each ring of *first*, a new one at its seq there."""
         connection = self._connected()
         with self._discarding_on_failure(connection), connection.cursor() as cursor:
             schema.migrate(

@@ -23,7 +23,6 @@ from daemon.rings import ring_paths
 from daemon.sinks.background import BackgroundThread
 from daemon.sinks.redis_link import Cursor, RedisAway, RedisLink
 from daemon.supervision import process
-from daemon.supervision import process
 from native_pipeline.counters import CountersBlock
 from native_pipeline.redis_encoder import PublishBatch, TransactionReplies
 from native_pipeline.ring import LossyReader

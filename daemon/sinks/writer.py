@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import psycopg
-from native_pipeline.counters import CountersBlock
-from native_pipeline.ring import GatingReader
 
 from daemon import log
 from daemon.config import Database as DatabaseSettings
@@ -29,7 +27,9 @@ from daemon.sinks.background import BackgroundThread
 from daemon.sinks.database import Advance, Batch, Database, FailureKind, Ring, classify
 from daemon.supervision import process
 from native_pipeline.copy_encoder import CopyBatch
+from native_pipeline.counters import CountersBlock
 from native_pipeline.records import GAP_REASONS, QUARANTINE_REASONS
+from native_pipeline.ring import GatingReader
 
 CONSUMER = "writer"  # name of its slot in every ring
 AGE_HISTOGRAM = 0
@@ -264,6 +264,7 @@ class Writer:
     def _commit(self) -> None:
         """Store the batch, however often it takes, and give the space in the rings back."""
         advances = [Advance(ring, self._cursors[ring], new) for ring, new in self._reached.items()]
+        [r.commit() for r in self._readers]
         self._until_it_works(lambda: self._database.store(self._batch, advances))
         now_ns = self._clock.time_ns()
         self._cursors.update(self._reached)

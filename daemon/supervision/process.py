@@ -46,11 +46,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import msgspec
 import setproctitle
-from native_pipeline.counters import COUNTERS, CountersBlock
 
 from daemon import log
 from daemon.config import Config
 from daemon.errors import ConfigError, Refused, RingError
+from native_pipeline.counters import COUNTERS, CountersBlock
 
 if TYPE_CHECKING:  # synchronous roles need not load them
     import asyncio

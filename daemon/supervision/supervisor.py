@@ -22,7 +22,6 @@ from typing import Any
 
 import msgspec
 import setproctitle
-from native_pipeline.counters import CountersBlock, create_counters_file
 
 from daemon import log
 from daemon.config import Config
@@ -31,6 +30,7 @@ from daemon.supervision import drain, liveness, spawn
 from daemon.supervision.directory_lock import CHILDREN_FILE, ChildEntry, DirectoryLock, write_atomically
 from daemon.supervision.process import Assignment, ExitCode, ProcessSpec, ProcessState, Pulse, Restart
 from daemon.supervision.restarts import Backoff, RestartBudget
+from native_pipeline.counters import CountersBlock, create_counters_file
 
 NAME = "supervisor"
 COUNTERS_BLOCK = 0  # of the supervisor; the specs use 1 and up

@@ -1,8 +1,7 @@
 """How old records are when a stage is done with them: from the histograms of the counters blocks, pure."""
 
-from native_pipeline.counters import percentile_us
-
 from daemon.watching.readings import ProcessReading, Reading
+from native_pipeline.counters import percentile_us
 
 AGE_HISTOGRAM = 0  # of each process: age of a record, counted from its receipt, when that process has done its part
 STAGES = {"worker": "ring", "publisher": "redis", "writer": "database"}

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from native_pipeline.counters import COUNTERS, bucket_upper_us
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from daemon.supervision.process import ProcessState
 from daemon.watching import ages
 from daemon.watching.readings import NS_PER_S, ProcessReading, Reading
+from native_pipeline.counters import COUNTERS, bucket_upper_us
 
 # Who writes what: a worker must not report "database_connected 0". A counter in no line is shown where it is not 0.
 WORKER = """

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from native_pipeline.counters import CountersBlock
-from native_pipeline.ring import RingFile
 
 from daemon.errors import RingError
 from daemon.rings import ring_paths
 from daemon.supervision.process import ProcessState
+from native_pipeline.counters import CountersBlock
+from native_pipeline.ring import RingFile
 
 NS_PER_S = 1_000_000_000
 

@@ -1,4 +1,4 @@
-"""The publisher against a real Redis: what subscribers receive, what Redis counts, and what happens when either dies."""
+"""The publisher against a real Redis: what subscribers receive, what Redis counts, what happens when either dies."""
 
 import json
 import threading
@@ -15,9 +15,8 @@ import redis
 
 from daemon.config import Redis as RedisSettings
 from daemon.embedded import EmbeddedRedis
-from daemon.sinks import publisher as publisher_module
 from daemon.sinks.publisher import Host, Publisher
-from daemon.sinks.redis_link import RedisLink
+from daemon.sinks.redis_link import RedisAway, RedisLink
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.redis_encoder import PublishBatch, TransactionReplies
 from native_pipeline.ring import LossyReader, RingWriter, create_ring
@@ -44,7 +43,7 @@ class Subscriber:
     def __init__(self, url: str) -> None:
         self.messages: list[tuple[str, dict[str, Any]]] = []
         self._client = redis.Redis.from_url(url, protocol=2)
-        self._pubsub = self._client.pubsub()
+        self._pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
         self._pubsub.psubscribe("ticker.*", "orderbook.*")
         for _ in range(2):
             assert self._pubsub.get_message(timeout=TIMEOUT_S) is not None
@@ -214,11 +213,9 @@ def test_subscribers_receive_what_the_counters_of_redis_say(rig: Rig, redis_url:
         validate_as_existing_consumers_do(channel, message)
     assert subscriber.counts() == counted(redis_url)
     assert rig.published() == len(market_records) == sum(counted(redis_url).values())
+    kinds = {Trade: "trade", Book: "orderbook"}
     expected = Counter(
-        (
-            record.recv_ns // MINUTE_NS,
-            f"{MARKETS[record.market]}|{record.symbol.decode()}|{'trade' if isinstance(record, Trade) else 'orderbook'}",
-        )
+        (record.recv_ns // MINUTE_NS, f"{MARKETS[record.market]}|{record.symbol.decode()}|{kinds[type(record)]}")
         for record in market_records
     )
     assert counted_by_minute(redis_url) == expected
@@ -250,7 +247,7 @@ class LosesTheReply(RedisLink):
         if not self.broken:
             self.broken = True
             self.close()
-            raise publisher_module.RedisAway("connection reset before the reply")
+            raise RedisAway("connection reset before the reply")
         return replies
 
 

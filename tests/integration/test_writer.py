@@ -17,13 +17,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from native_pipeline.counters import CountersBlock, create_counters_file
-from native_pipeline.ring import RingWriter, create_ring
 
 from daemon.config import Database
 from daemon.embedded import EmbeddedPostgres
 from daemon.sinks import writer
 from daemon.sinks.database import Fenced
+from native_pipeline.counters import CountersBlock, create_counters_file
+from native_pipeline.ring import RingWriter, create_ring
 from tests.integration.cutting_proxy import Cut, CuttingProxy
 from tests.reference.packed_records import Book, Gap, Ledger, Quarantine, Trade, append
 

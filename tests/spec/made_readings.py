@@ -1,8 +1,7 @@
 """Readings as the monitor would take them, for tests."""
 
-from native_pipeline.counters import COUNTERS, HISTOGRAM_BUCKETS
-
 from daemon.watching.readings import NS_PER_S, ConsumerReading, ProcessReading, Reading, RingReading, role_of
+from native_pipeline.counters import COUNTERS, HISTOGRAM_BUCKETS
 
 CAPACITY = 1 << 20
 

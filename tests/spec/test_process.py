@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from native_pipeline.counters import COUNTERS, CountersBlock, create_counters_file
 
 from daemon.config import Account, Config
 from daemon.errors import ConfigError, Refused, RingError
 from daemon.supervision import process
 from daemon.supervision.process import Assignment, Child, ExitCode, ProcessSpec, ProcessState
+from native_pipeline.counters import COUNTERS, CountersBlock, create_counters_file
 
 
 class Plan(msgspec.Struct, frozen=True):

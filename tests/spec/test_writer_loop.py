@@ -1,5 +1,6 @@
 """The writer's loop with a fake database, rings and clock: pace of the retries, turns of the rings, end of a stop."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 
@@ -130,11 +131,14 @@ class Bench:
         self.readers = [FakeReader(ring, count) for ring, count in enumerate(records)]
         self.stop: Callable[[], bool] = lambda: all(reader.lag_bytes == 0 for reader in self.readers)
         settings = Database(batch_rows=batch_rows)
-        host = Host(wait=self._sleep, beat=lambda: None, stopping=lambda: self.stop(), drain_s=drain_s)
+        host = Host(wait=self._sleep, beat=lambda: None, stopping=self.is_stopping, drain_s=drain_s)
         self.writer = Writer(
             readers=self.readers, batch=FakeBatch(), database=self.database, settings=settings,
             counters=self.counters, host=host, clock=self.clock,
         )  # fmt: skip
+
+    def is_stopping(self) -> bool:
+        return self.stop()
 
     def _sleep(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -152,7 +156,7 @@ def test_a_batch_is_tried_again_after_1_2_and_4_seconds_and_then_every_4() -> No
     assert bench.writer.run() is True
 
     attempts = bench.database.attempts
-    pauses = [round(later - earlier, 6) for earlier, later in zip(attempts, attempts[1:], strict=False)]
+    pauses = [round(later - earlier, 6) for earlier, later in itertools.pairwise(attempts)]
     assert pauses == [1, 2, 4, 4, 4, 4]
     assert bench.counters["commit_retries"] == 6
     assert bench.counters["rows_committed"] == 50
@@ -190,7 +194,7 @@ def test_a_batch_waits_for_its_interval_and_takes_what_arrives_meanwhile() -> No
         bench.readers[0].published += next(late, 0)
 
     bench.writer._host = Host(
-        wait=sleep_and_receive, beat=lambda: None, stopping=lambda: bench.stop(), drain_s=1.0
+        wait=sleep_and_receive, beat=lambda: None, stopping=bench.is_stopping, drain_s=1.0
     )  # fmt: skip
     bench.writer.run()
 

@@ -1,0 +1,178 @@
+"""Question: how many records a second pass from one process to another through the ring?
+
+    producer process --(reserve, fill, commit, publish)--> ring file --(fetch, next, commit)--> consumer process
+
+Trade records of 120 bytes, with checksum and ledger, as in production: published once per 64 records, the consumer
+checks every checksum and gives space back per 4,096 records. Both loops are native. Several runs; median and spread
+are reported. The baseline is `multiprocessing.Queue` with tuples of the same fields, in the same run. Checks its own
+answer: number of records, sum of their sequence numbers and of their volumes.
+
+    python profiling/bench_ring.py [--json] [--records N] [--repeats N] [--capacity-mb N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGET_PER_S = 15_000_000
+BATCH = 64  # records per publish: a network read of a busy socket
+SYMBOLS = 200
+RECV_NS = 1_763_596_801_123_456_789
+QUEUE_RECORDS = 100_000
+
+
+def native_loops() -> ModuleType:
+    """Build `ring_loops.pyx` if needed (into build/profiling) and import it."""
+    target = ROOT / "build" / "profiling"
+    source = ROOT / "profiling" / "ring_loops.pyx"
+    newest = max(path.stat().st_mtime for path in [source, *(ROOT / "native_pipeline").glob("*.pxd")])
+    built = sorted(target.glob("ring_loops.*.so"))
+    if not built or built[0].stat().st_mtime < newest:
+        _build(source, target)
+        built = sorted(target.glob("ring_loops.*.so"))
+    spec = importlib.util.spec_from_file_location("ring_loops", built[0])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _build(source: Path, target: Path) -> None:
+    script = f"""
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+extension = Extension("ring_loops", [{str(source)!r}], include_dirs=["native_pipeline"],
+                      extra_compile_args=["-O3", "-std=gnu11"])
+setup(name="ring_loops", packages=[], script_args=["-q", "build_ext", "--build-lib", {str(target)!r},
+      "--build-temp", {str(target / "temp")!r}],
+      ext_modules=cythonize([extension], build_dir={str(target)!r}, quiet=True, force=True,
+                            compiler_directives={{"language_level": "3"}}))
+"""
+    target.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"cannot build {source}:\n{done.stderr}")
+
+
+def produce(path: str, count: int, batch: int) -> None:
+    """Body of the producer process: waits for a line, produces, prints the seconds it took and the volumes' sum."""
+    loops = native_loops()
+    writer = RingWriter(path)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    begin, cpu = time.monotonic_ns(), time.process_time_ns()
+    total = loops.produce(writer, count, batch=batch, symbols=SYMBOLS, recv_ns=RECV_NS)
+    print(json.dumps({"wall_ns": time.monotonic_ns() - begin, "cpu_ns": time.process_time_ns() - cpu, "sum": total}))
+
+
+def ring_run(directory: Path, count: int, capacity_mb: int, batch: int) -> dict[str, float]:
+    """One run through a fresh ring; returns records/s and CPU ns a record of both sides."""
+    path = directory / f"bench-{time.monotonic_ns()}.ring"
+    create_ring(path, ring=0, capacity_bytes=capacity_mb << 20, consumers=(("writer", GATING),))
+    loops = native_loops()
+    try:
+        with subprocess.Popen(
+            [sys.executable, __file__, "--produce", str(path), "--records", str(count), "--batch", str(batch)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdout.readline()
+            reader = GatingReader(path, "writer")
+            first = reader.first_seq
+            begin, cpu = time.monotonic_ns(), time.process_time_ns()
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            seen, seqs, volumes = loops.consume(reader, count)
+            wall, cpu = time.monotonic_ns() - begin, time.process_time_ns() - cpu
+            produced = json.loads(process.stdout.readline())
+        expected = (count, sum(range(first, first + count)) % 2**64, produced["sum"])
+        if expected != (seen, seqs, volumes) or reader.corrupt_records or reader.lapped_records:
+            sys.exit(f"wrong answer: expected {expected}, found {(seen, seqs, volumes)}")
+        return {"records_per_s": count * 1e9 / wall, "producer_ns": produced["cpu_ns"] / count, "consumer_ns": cpu / count}
+    finally:
+        path.unlink()
+
+
+def _queue_consumer(queue: Any, count: int, result: Any) -> None:
+    total = 0
+    for _ in range(count):
+        total += queue.get()[0]
+    result.put(total)
+
+
+def queue_run(count: int) -> float:
+    """Records/s through multiprocessing.Queue."""
+    context = multiprocessing.get_context("spawn")
+    queue, result = context.Queue(maxsize=10_000), context.Queue()
+    process = context.Process(target=_queue_consumer, args=(queue, count, result))
+    process.start()
+    begin = time.monotonic_ns()
+    for number in range(count):
+        queue.put((number, "005930", RECV_NS, 71_000.0, 10, number, 71_100.0, 71_000.0, 0.12, "buy"))
+    total = result.get()
+    elapsed = time.monotonic_ns() - begin
+    process.join()
+    if total != count * (count - 1) // 2:
+        sys.exit(f"wrong answer from the queue: {total}")
+    return count * 1e9 / elapsed
+
+
+def main() -> None:
+    """Measure, check, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print only the JSON object")
+    parser.add_argument("--records", type=int, default=20_000_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--capacity-mb", type=int, default=256, help="as in production")
+    parser.add_argument("--batch", type=int, default=BATCH, help="records per publish")
+    parser.add_argument("--directory", type=Path, default=Path("/dev/shm"), help="where the ring file lies")
+    parser.add_argument("--produce", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.produce:
+        produce(options.produce, options.records, options.batch)
+        return
+    with tempfile.TemporaryDirectory(dir=options.directory if options.directory.is_dir() else None) as directory:
+        runs = [
+            ring_run(Path(directory), options.records, options.capacity_mb, options.batch)
+            for _ in range(options.repeats + 1)
+        ][1:]  # the first warms up
+    rates = [run["records_per_s"] for run in runs]
+    baseline = queue_run(QUEUE_RECORDS)
+    result = {
+        "bench": "ring",
+        "question": "records per second between two processes through the ring",
+        "machine": {"cpu": platform.processor() or platform.machine(), "cpus": os.cpu_count()},
+        "records": options.records, "record_bytes": 120, "batch": options.batch, "capacity_mb": options.capacity_mb,
+        "records_per_s": {"median": round(statistics.median(rates)), "min": round(min(rates)), "max": round(max(rates))},
+        "producer_cpu_ns": round(statistics.median(run["producer_ns"] for run in runs), 1),
+        "consumer_cpu_ns": round(statistics.median(run["consumer_ns"] for run in runs), 1),
+        "queue_records_per_s": round(baseline),
+        "ratio_to_queue": round(statistics.median(rates) / baseline, 1),
+        "target_records_per_s": TARGET_PER_S,
+        "reached": statistics.median(rates) >= TARGET_PER_S,
+    }
+    if not options.json:
+        print(f"ring: {statistics.median(rates) / 1e6:.1f} M records/s, multiprocessing.Queue {baseline / 1e3:.0f} k/s")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
