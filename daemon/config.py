@@ -30,7 +30,7 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of the file; a key that is not listed here is refused."""
 
 
-class Database(_Section):
+class Database(_Section, frozen=True):
     """TimescaleDB or plain PostgreSQL."""
 
     dsn: Url = "postgresql://sise@localhost/sise"
@@ -43,7 +43,7 @@ class Database(_Section):
     columnstore_after_days: PositiveInt = 7
 
 
-class Redis(_Section):
+class Redis(_Section, frozen=True):
     """Fan-out only: the path to the database never depends on it."""
 
     url: Url = "redis://localhost:6379/0"
@@ -54,21 +54,21 @@ class Redis(_Section):
     minute_counts_kept_h: PositiveInt = 48
 
 
-class Http(_Section):
+class Http(_Section, frozen=True):
     """Metrics, health and the status page."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 9464
 
 
-class Ring(_Section):
+class Ring(_Section, frozen=True):
     """The write-ahead log of each worker."""
 
     capacity_mb: Annotated[int, Meta(ge=1, le=65536)] = 256  # rounded up to a power of two
     wal_sync: Literal["off", "1s"] = "1s"
 
 
-class Ingest(_Section):
+class Ingest(_Section, frozen=True):
     """How the workers talk to the venues."""
 
     subscribe_interval_ms: Annotated[int, Meta(ge=0)] = 100
@@ -82,7 +82,7 @@ class Ingest(_Section):
     max_frame_bytes: Annotated[int, Meta(ge=65536)] = 16 * 1024 * 1024
 
 
-class Supervision(_Section):
+class Supervision(_Section, frozen=True):
     """When a process counts as dead and how long a stop may take."""
 
     grace_s: PositiveFloat = 20.0
@@ -92,14 +92,14 @@ class Supervision(_Section):
     restarts_per_hour: PositiveInt = 60
 
 
-class Log(_Section):
+class Log(_Section, frozen=True):
     """Log lines go to stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "text"] = "auto"
 
 
-class Account(_Section):
+class Account(_Section, frozen=True):
     """One set of credentials at a venue: one session."""
 
     name: Annotated[str, Meta(min_length=1)]
@@ -111,7 +111,7 @@ class Account(_Section):
     max_subscriptions: PositiveInt = 41
 
 
-class Feed(_Section):
+class Feed(_Section, frozen=True):
     """Which symbols to collect through which account."""
 
     account: str
@@ -121,7 +121,7 @@ class Feed(_Section):
     symbols_file: str | None = None
 
 
-class Config(_Section):
+class Config(_Section, frozen=True):
     """The whole file."""
 
     data_dir: Annotated[str, Meta(min_length=1)] = "/var/lib/sise"

@@ -366,7 +366,7 @@ def _published_by_symbol(redis_url: str) -> dict[str, int]:
     totals: dict[str, int] = {}
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         for key in client.scan_iter("published:minute:*"):
-            for field, count in client.hgetall(key).items():  # type: ignore[union-attr]
+            for field, count in client.hgetall(key).items():
                 symbol = field.split("|")[1]
                 totals[symbol] = totals.get(symbol, 0) + int(count)
     return totals

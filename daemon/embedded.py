@@ -38,6 +38,8 @@ POLL_S = 0.01
 # connection of somebody else may sit on an ephemeral one.
 PORTS = range(20_000, 32_000)
 
+MAX_SOCKET_PATH_BYTES = 107  # sun_path of <sys/un.h>
+
 # Durability stays at PostgreSQL's defaults (fsync, full_page_writes and synchronous_commit on).
 POSTGRES_SETTINGS: Mapping[str, str] = {
     "shared_buffers": "128MB",
@@ -205,10 +207,8 @@ class EmbeddedPostgres(EmbeddedServer):
         return (self.directory / "password").read_text(encoding="ascii")
 
     def _prepare(self) -> None:
-        if self._socket_directory is None:
-            self._socket_directory = Path(tempfile.mkdtemp(prefix="sise-pg-"))
-        else:
-            self._socket_directory.mkdir(mode=0o700, exist_ok=True)
+        self._socket_directory = self._socket_directory or self._choose_socket_directory()
+        self._socket_directory.mkdir(mode=0o700, exist_ok=True)
         self._give_away(self._socket_directory)
         if (self._data / "PG_VERSION").exists():
             return
@@ -229,6 +229,12 @@ class EmbeddedPostgres(EmbeddedServer):
             )
         if done.returncode != 0:
             raise Retryable(f"initdb failed in {self._data}: {done.stderr.strip().splitlines()[-1:]}")
+
+    def _choose_socket_directory(self) -> Path:
+        inside = self.directory / "socket"
+        if len(os.fsencode(inside)) + len("/.s.PGSQL.65535.lock") <= MAX_SOCKET_PATH_BYTES:
+            return inside
+        return Path(tempfile.mkdtemp(prefix="sise-pg-"))
 
     def _launcher(self) -> list[str]:
         return _launcher(self.parent_death_signal, unprivileged=True, reaching=(self.binaries, self.directory))

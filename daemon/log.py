@@ -1,10 +1,26 @@
 """Structured logging: a fixed event name plus fields, one JSON object a line (or readable text on a terminal)."""
 
+import contextlib
+import io
 import logging
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 import structlog
+
+
+class _Tolerant(io.TextIOBase):
+    """stderr, except that a terminal or pipe that is gone must not take a process with it."""
+
+    def write(self, text: str, /) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
 
 LogFormat = Literal["auto", "json", "text"]
 Logger = structlog.stdlib.BoundLogger
@@ -23,7 +39,7 @@ def configure(level: str = "info", format: LogFormat = "auto", **context: Any) -
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Tolerant())),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.clear_contextvars()

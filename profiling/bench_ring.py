@@ -143,13 +143,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--capacity-mb", type=int, default=256, help="as in production")
     parser.add_argument("--batch", type=int, default=BATCH, help="records per publish")
-    parser.add_argument("--directory", type=Path, default=Path("/dev/shm"), help="where the ring file lies")
+    parser.add_argument("--directory", type=Path, help="where the ring file lies (default: the temporary directory)")
     parser.add_argument("--produce", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.produce:
         produce(options.produce, options.records, options.batch)
         return
-    with tempfile.TemporaryDirectory(dir=options.directory if options.directory.is_dir() else None) as directory:
+    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         runs = [
             ring_run(Path(directory), options.records, options.capacity_mb, options.batch)
             for _ in range(options.repeats + 1)

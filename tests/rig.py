@@ -65,7 +65,14 @@ class Rig:
     """One daemon with its venue and servers. Everything it starts ends with it."""
 
     def __init__(
-        self, directory: Path, postgres: EmbeddedPostgres, redis_server: EmbeddedRedis, *, symbols: int = 10, workers: int = 2
+        self,
+        directory: Path,
+        postgres: EmbeddedPostgres,
+        redis_server: EmbeddedRedis,
+        *,
+        symbols: int = 10,
+        workers: int = 2,
+        http_port: int = 0,
     ) -> None:
         self.directory = directory
         self.data_dir = directory / "data"
@@ -76,6 +83,7 @@ class Rig:
         self.redis = redis_server
         self.symbols = [f"{5930 + 10 * i:06d}" for i in range(symbols)]
         self.workers = workers
+        self.http_port = http_port
         self.daemon: subprocess.Popen[bytes] | None = None
         self.simulator: subprocess.Popen[str] | None = None
 
@@ -111,7 +119,7 @@ class Rig:
             f'data_dir = "{self.data_dir}"\nworkers = {self.workers}',
             f'[database]\ndsn = "{self.postgres.dsn}"',
             f'[redis]\nurl = "{self.redis.url}"\nretry_max_s = 0.5',
-            '[http]\nhost = "127.0.0.1"\nport = 0',
+            f'[http]\nhost = "127.0.0.1"\nport = {self.http_port}',
             "[ring]\ncapacity_mb = 64",
             "[ingest]\nsubscribe_interval_ms = 2\nbackoff_first_s = 0.05\nbackoff_max_s = 0.5\nslot_held_backoff_s = 0.3",
             "[supervision]\ngrace_s = 20",
@@ -166,7 +174,9 @@ class Rig:
 
     def pids(self, role: str) -> list[int]:
         """Living processes of a role ("worker", "writer", "publisher", "supervisor", "monitor")."""
-        found = []
+        found: list[int] = []
+        if self.daemon is None:
+            return found  # not started here: pids of another namespace mean nothing
         for name, block in self.counters().items():
             if name.split("-")[0] == role and psutil.pid_exists(block["pid"]):
                 with contextlib.suppress(psutil.Error):
@@ -208,6 +218,8 @@ class Rig:
 
     def tail(self, lines: int = 12) -> str:
         """End of the daemon's log."""
+        if not self.log_path.exists():
+            return "(no log)"
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
 
     def events(self, name: str) -> list[dict[str, Any]]:

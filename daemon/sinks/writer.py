@@ -264,7 +264,6 @@ class Writer:
     def _commit(self) -> None:
         """Store the batch, however often it takes, and give the space in the rings back."""
         advances = [Advance(ring, self._cursors[ring], new) for ring, new in self._reached.items()]
-        [r.commit() for r in self._readers]
         self._until_it_works(lambda: self._database.store(self._batch, advances))
         now_ns = self._clock.time_ns()
         self._cursors.update(self._reached)

@@ -258,7 +258,7 @@ def test_an_idle_writer_sleeps_until_a_producer_wakes_it(make_rings: Callable[..
         rings.fill(1)
         wait_until(lambda: stored(postgres_dsn)[0] == 1)
 
-    assert (wakes_before, running.wakes) == (0, 1)
+    assert running.wakes == wakes_before + 1
 
 
 @pytest.mark.requirement("DLP-01")

@@ -5,10 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-from native_pipeline.counters import CountersBlock
-
 from daemon.config import Database
 from daemon.sinks import writer
+from native_pipeline.counters import CountersBlock
 
 
 def main() -> int:
