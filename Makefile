@@ -30,7 +30,7 @@ demo: build
 	$(BIN)/sise demo --seconds $(SECONDS) --rate $(RATE) --symbols $(SYMBOLS) --workers $(WORKERS)
 
 test: build
-	$(BIN)/pytest -m "not nightly"
+	$(BIN)/pytest -m "not nightly" --junitxml=junit.xml
 
 check: build
 	$(BIN)/ruff check .
@@ -41,7 +41,7 @@ check: build
 	$(BIN)/pytest tests/spec
 
 nightly: build
-	$(BIN)/pytest
+	$(BIN)/pytest --junitxml=junit.xml
 
 bench: build
 	for bench in ring parse hot_path copy publish end_to_end; do $(BIN)/python profiling/bench_$$bench.py || exit 1; done

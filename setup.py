@@ -1,6 +1,7 @@
 """Build the native modules; everything else is in pyproject.toml."""
 
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -30,7 +31,7 @@ setup(
                 extra_link_args=SANITIZE,
             )
             for name in MODULES
-            if os.path.exists(f"native_pipeline/{name}.pyx") and name in os.environ.get("SISE_MODULES", name).split(",")
+            if Path(f"native_pipeline/{name}.pyx").exists() and name in os.environ.get("SISE_MODULES", name).split(",")
         ],
         compiler_directives={"language_level": "3", "freethreading_compatible": False},
         show_all_warnings=False,

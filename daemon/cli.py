@@ -1,4 +1,7 @@
-"""Every command: parse, build, call. Exit codes: 0 fine, 1 a check failed or something was lost, 2 usage or bad config."""
+"""Every command: parse, build, call.
+
+Exit codes: 0 fine, 1 a check failed or something was lost, 2 usage or bad config.
+"""
 
 import datetime
 import json
@@ -15,7 +18,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 config_option = click.option(
-    "-c", "--config", "config_path", required=True, metavar="FILE", help="Settings; `sise config init` writes a starter."
+    "-c", "--config", "config_path", required=True, metavar="FILE", help="Settings; see `sise config init`."
 )
 
 
@@ -69,14 +72,11 @@ def run(config_path: str) -> None:
 @click.option("--seed", default=1, show_default=True, help="Of the synthetic market.")
 @click.option("--keep", metavar="DIRECTORY", help="Keep servers' data, rings, journal and logs there.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line of stdout.")
-def demo(seconds: int, rate: int, symbols: int, workers: int, seed: int, keep: str | None, as_json: bool) -> None:
+def demo(**fields: Any) -> None:  # Any: click passes what the options above declare
     """Simulator, daemon, PostgreSQL and Redis on this machine; exit 0 only if nothing was lost or duplicated."""
     from daemon.demo import DemoOptions, run_demo  # noqa: PLC0415
 
-    options = DemoOptions(
-        seconds=seconds, rate=rate, symbols=symbols, workers=workers, seed=seed, keep=keep, as_json=as_json
-    )
-    sys.exit(run_demo(options))
+    sys.exit(run_demo(DemoOptions(**fields)))
 
 
 @main.command()
@@ -172,7 +172,6 @@ def show(config_path: str) -> None:
 def show_schema() -> None:
     """JSON Schema of the file."""
     click.echo(json.dumps(settings.schema(), indent=2))
-
 
 
 if __name__ == "__main__":

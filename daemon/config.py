@@ -1,4 +1,4 @@
-"""Settings: frozen types, one TOML file, `SISE_*` environment variables, secrets by reference; parsed once, then passed down.
+"""Settings: frozen types, one TOML file, `SISE_*` environment variables, secrets by reference; parsed once.
 
 Everything an operator may change is here with its default. An unknown key, a wrong type or a missing secret is a
 `ConfigError` whose one line names the file and the key.

@@ -123,7 +123,7 @@ def _run(options: DemoOptions, directory: Path, console: Console, stack: context
     if not is_fine and options.keep is None:
         console.print((directory / "daemon.log").read_text()[-4000:], markup=False)
     if options.as_json:
-        print(json.dumps(result))
+        sys.stdout.write(json.dumps(result) + "\n")
     return 0 if is_fine else 1
 
 
@@ -164,7 +164,7 @@ def _start_simulator(options: DemoOptions, journal: Path, directory: Path) -> tu
         *("--start-after", str(options.symbols * len(KINDS))),
     ]
     with (directory / "simulator.log").open("w") as errors:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - the words are ours
             [sys.executable, "-m", "daemon.simulator", *arguments], stdout=subprocess.PIPE, stderr=errors, text=True
         )
     assert process.stdout is not None
@@ -182,7 +182,7 @@ def _stop_simulator(process: subprocess.Popen[str]) -> Any:
 
 def _start_daemon(config_path: Path, directory: Path) -> subprocess.Popen[bytes]:
     with (directory / "daemon.log").open("wb") as log:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603 - the words are ours
             [sys.executable, "-m", "daemon.cli", "run", "-c", str(config_path)], stdout=log, stderr=log
         )
 
@@ -209,11 +209,11 @@ class _Counters:
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / "run" / "counters"
 
-    def blocks(self) -> dict[str, dict[str, Any]]:
+    def blocks(self) -> dict[str, Any]:
         """{process: snapshot} of every process that has started."""
         if not self._path.exists():
             return {}
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, Any] = {}
         with contextlib.suppress(ValueError):  # behind the last block
             for index in range(64):
                 snapshot = CountersBlock(str(self._path), index, writable=False).snapshot()
@@ -258,7 +258,8 @@ def _watch(
         TextColumn("[bold]offering"),
         BarColumn(),
         TimeElapsedColumn(),
-        TextColumn("received {task.fields[received]:,}  published {task.fields[published]:,}  stored {task.fields[stored]:,}"),
+        TextColumn("received {task.fields[received]:,}"),
+        TextColumn("published {task.fields[published]:,}  stored {task.fields[stored]:,}"),
         TextColumn("{task.fields[rate]:,.0f}/s"),
     )
     rss_mb: dict[str, float] = {}
@@ -321,7 +322,10 @@ def _tail(directory: Path) -> str:
 
 # The oracle: the simulator's journal against the tables. A trade is known by its cumulative volume, an order book by
 # the size of its tenth ask, which the simulator uses as a running number.
-JOURNAL_SQL = "CREATE TEMP TABLE journal (session text, kind text, symbol text, key bigint, price float8, size float8, sent_ns bigint)"
+JOURNAL_SQL = """
+CREATE TEMP TABLE journal
+    (session text, kind text, symbol text, key bigint, price float8, size float8, sent_ns bigint)
+"""
 COMPARE_SQL = """
 WITH stored AS (
     SELECT 'trade' AS kind, symbol, cum_volume::bigint AS key, price, volume AS size FROM market_ticks
@@ -352,13 +356,13 @@ def _compare(dsn: str, redis_url: str, journal: Path) -> Iterator[SymbolRow]:
     published = _published_by_symbol(redis_url)
     with psycopg.connect(dsn) as connection:
         connection.execute(JOURNAL_SQL)
-        with connection.cursor().copy("COPY journal FROM STDIN (FORMAT csv, HEADER)") as copy, journal.open("rb") as file:
+        cursor = connection.cursor()
+        with cursor.copy("COPY journal FROM STDIN (FORMAT csv, HEADER)") as copy, journal.open("rb") as file:
             while block := file.read(MIB):
                 copy.write(block)
         for symbol, sent, received, stored, lost, duplicated, wrong, unknown in connection.execute(COMPARE_SQL):
-            yield SymbolRow(
-                symbol, sent, int(received), published.get(symbol, 0), int(stored), lost, int(duplicated), wrong + unknown
-            )
+            counts = (sent, int(received), published.get(symbol, 0), int(stored), lost, int(duplicated))
+            yield SymbolRow(symbol, *counts, wrong + unknown)
 
 
 def _published_by_symbol(redis_url: str) -> dict[str, int]:

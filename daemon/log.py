@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import sys
 from typing import Any, Literal, TextIO, cast
 
@@ -10,23 +11,25 @@ import structlog
 
 
 class _Tolerant(io.TextIOBase):
-    """stderr, except that a terminal or pipe that is gone must not take a process with it."""
+    """stderr, except that a terminal or pipe that is gone must not take a process with it.
+
+    A line is one write(2): all processes of the daemon share the file, and lines must not interleave.
+    """
 
     def write(self, text: str, /) -> int:
         with contextlib.suppress(OSError, ValueError):
-            return sys.stderr.write(text)
+            os.write(sys.stderr.fileno(), text.encode(errors="backslashreplace"))
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.flush()
+        """Nothing is buffered."""
 
 
 LogFormat = Literal["auto", "json", "text"]
 Logger = structlog.stdlib.BoundLogger
 
 
-def configure(level: str = "info", format: LogFormat = "auto", **context: Any) -> None:  # noqa: A002
+def configure(level: str = "info", format: LogFormat = "auto", **context: Any) -> None:
     """Set up logging for this process; *context* (role, pid, shard) is on every line. Lines go to stderr."""
     as_text = format == "text" or (format == "auto" and sys.stderr.isatty())
     renderer: Any = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer()
@@ -39,7 +42,7 @@ def configure(level: str = "info", format: LogFormat = "auto", **context: Any) -
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Tolerant())),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Tolerant())),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.clear_contextvars()

@@ -57,7 +57,7 @@ def _check_disk(config: Config) -> str | None:
 def _check_database(config: Config) -> str | None:
     with psycopg.connect(config.database.dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
         found = connection.execute("SELECT to_regclass('ingest_cursor')").fetchone()
-    return None if found and found[0] else "reachable, but not migrated (the daemon does it at start; or `sise migrate`)"
+    return None if found and found[0] else "reachable, but not migrated: the daemon does it at start, or `sise migrate`"
 
 
 def _check_redis(config: Config) -> str | None:

@@ -6,7 +6,7 @@ from daemon import config as settings
 from daemon import log
 from daemon.rings import prepare_rings
 from daemon.shard_plan import Plan, make_plan
-from daemon.supervision.process import ProcessSpec, Restart, module_argv, pack
+from daemon.supervision.process import ExitCode, ProcessSpec, Restart, module_argv, pack
 from daemon.supervision.supervisor import Supervisor
 
 # Places in the counters file; 0 is the supervisor's. Fixed, so that a changed number of workers moves nobody.
@@ -30,7 +30,7 @@ def run_daemon(config_path: str) -> int:
     def prepare() -> None:
         prepare_rings(data_dir, workers=config.workers, capacity_mb=config.ring.capacity_mb)
 
-    return Supervisor(
+    code = Supervisor(
         process_specs(plan),
         config=config,
         data_dir=data_dir,
@@ -38,6 +38,7 @@ def run_daemon(config_path: str) -> int:
         prepare=prepare,
         reload=lambda: settings.load(config_path),
     ).run()
+    return code if code in (ExitCode.OK, ExitCode.CONFIG) else ExitCode.FAILED  # the three that users are promised
 
 
 def process_specs(plan: Plan) -> tuple[ProcessSpec, ...]:
@@ -79,5 +80,3 @@ def process_specs(plan: Plan) -> tuple[ProcessSpec, ...]:
             restart=Restart.BEST_EFFORT,
         ),
     )
-
-

@@ -145,7 +145,7 @@ def policies() -> str:
         GENERATED,
         "Settings are keys of the TOML file; `[]` stands for each entry of a list of tables. Any key can be set in the "
         "environment too: `SISE_DATABASE__BATCH_ROWS=5000`. `sise config show -c FILE` prints the values in force, "
-        "`sise config schema` the JSON Schema. The owner is the module that acts on the value.",
+        "`sise config schema` the JSON Schema. The owner is the module that reads the value.",
         "",
         "| key | default | allowed | why this value | effect of another | owner |",
         "|---|---|---|---|---|---|",

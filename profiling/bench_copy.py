@@ -61,7 +61,9 @@ def fill(path: Path, kind: int, rows: int) -> int:
             )  # fmt: skip
         else:
             levels = [71_200 + 100 * n for n in range(10)], [size] + [10 * n for n in range(1, 10)]
-            body = struct.pack("<24sq40q40B", SYMBOLS[i % 200], exchange_ns, *levels[0], *levels[1], *levels[0], *levels[1], *[0] * 40)  # noqa: E501
+            body = struct.pack(
+                "<24sq40q40B", SYMBOLS[i % 200], exchange_ns, *levels[0], *levels[1], *levels[0], *levels[1], *[0] * 40
+            )  # noqa: E501
         ring.append(kind, body, venue=1, market=1, recv_ns=now_ns + i, utc_offset_min=540)
     ring.publish()
     ring.close()
@@ -101,10 +103,10 @@ def run_writer(ring: Path, dsn: str, counters: CountersBlock) -> float:
     settings = DatabaseSettings(dsn=dsn)
     host = Host(wait=lambda _s: None, beat=lambda: None, stopping=lambda: True, drain_s=600.0)
     before = time.process_time()
-    drained = Writer(
-        readers=[reader], batch=new_batch(), database=Database(settings), settings=settings, counters=counters, host=host
+    database = Database(settings)
+    assert Writer(
+        readers=[reader], batch=new_batch(), database=database, settings=settings, counters=counters, host=host
     ).run()
-    assert drained
     reader.close()
     return time.process_time() - before
 
@@ -139,10 +141,8 @@ def measure(kind: int, rows: int, repeats: int, directory: Path) -> dict[str, An
             check(server.dsn, table, rows, total)
 
             start = time.perf_counter()
-            subprocess.run(
-                [server.binaries / "psql", "-q", "-d", server.dsn, "-c", f"\\copy {table} from '{copy_file}' (format binary)"],
-                check=True,
-            )
+            copy = f"\\copy {table} from '{copy_file}' (format binary)"
+            subprocess.run([server.binaries / "psql", "-q", "-d", server.dsn, "-c", copy], check=True)
             psql_s = time.perf_counter() - start
             check(server.dsn, table, rows, total)
             ring.unlink()

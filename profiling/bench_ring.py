@@ -27,6 +27,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +92,7 @@ def ring_run(directory: Path, count: int, capacity_mb: int, batch: int) -> dict[
     try:
         with subprocess.Popen(
             [sys.executable, __file__, "--produce", str(path), "--records", str(count), "--batch", str(batch)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         ) as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -106,7 +108,11 @@ def ring_run(directory: Path, count: int, capacity_mb: int, batch: int) -> dict[
         expected = (count, sum(range(first, first + count)) % 2**64, produced["sum"])
         if expected != (seen, seqs, volumes) or reader.corrupt_records or reader.lapped_records:
             sys.exit(f"wrong answer: expected {expected}, found {(seen, seqs, volumes)}")
-        return {"records_per_s": count * 1e9 / wall, "producer_ns": produced["cpu_ns"] / count, "consumer_ns": cpu / count}
+        return {
+            "records_per_s": count * 1e9 / wall,
+            "producer_ns": produced["cpu_ns"] / count,
+            "consumer_ns": cpu / count,
+        }
     finally:
         path.unlink()
 
@@ -161,7 +167,9 @@ def main() -> None:
         "question": "records per second between two processes through the ring",
         "machine": {"cpu": platform.processor() or platform.machine(), "cpus": os.cpu_count()},
         "records": options.records, "record_bytes": 120, "batch": options.batch, "capacity_mb": options.capacity_mb,
-        "records_per_s": {"median": round(statistics.median(rates)), "min": round(min(rates)), "max": round(max(rates))},
+        "records_per_s": {
+            "median": round(statistics.median(rates)), "min": round(min(rates)), "max": round(max(rates)),
+        },
         "producer_cpu_ns": round(statistics.median(run["producer_ns"] for run in runs), 1),
         "consumer_cpu_ns": round(statistics.median(run["consumer_ns"] for run in runs), 1),
         "queue_records_per_s": round(baseline),

@@ -25,6 +25,7 @@ from native_pipeline.ring import LossyReader
 POLL_S = 0.05
 TIMEOUT_S = 60.0
 MIB = 1 << 20
+ROLES = ("supervisor", "worker", "writer", "publisher", "monitor")
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
@@ -121,7 +122,8 @@ class Rig:
             f'[redis]\nurl = "{self.redis.url}"\nretry_max_s = 0.5',
             f'[http]\nhost = "127.0.0.1"\nport = {self.http_port}',
             "[ring]\ncapacity_mb = 64",
-            "[ingest]\nsubscribe_interval_ms = 2\nbackoff_first_s = 0.05\nbackoff_max_s = 0.5\nslot_held_backoff_s = 0.3",
+            "[ingest]\nsubscribe_interval_ms = 2\nbackoff_first_s = 0.05\nbackoff_max_s = 0.5",
+            "slot_held_backoff_s = 0.3",
             "[supervision]\ngrace_s = 20",
             '[log]\nformat = "json"',
         ]
@@ -187,7 +189,7 @@ class Rig:
 
     def kill_roles(self, number: signal.Signals, *roles: str) -> list[int]:
         """Send a signal to every process of the roles (none named: all); return the pids."""
-        pids = [pid for role in (roles or ("supervisor", "worker", "writer", "publisher", "monitor")) for pid in self.pids(role)]
+        pids = [pid for role in (roles or ROLES) for pid in self.pids(role)]
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -238,8 +240,8 @@ class Rig:
         """Compare the journal with the database, by SQL alone."""
         with psycopg.connect(self.postgres.dsn) as connection:
             connection.execute(
-                "CREATE TEMP TABLE journal (session text, kind text, symbol text, key bigint, price float8, size float8,"
-                " sent_ns bigint)"
+                "CREATE TEMP TABLE journal"
+                " (session text, kind text, symbol text, key bigint, price float8, size float8, sent_ns bigint)"
             )
             with (
                 connection.cursor().copy("COPY journal FROM STDIN (FORMAT csv, HEADER)") as copy,

@@ -25,7 +25,10 @@ def docker(*words: str) -> str:
 def container_rig(
     tmp_path: Path, own_postgres: Callable[[], EmbeddedPostgres], own_redis: Callable[[], EmbeddedRedis]
 ) -> Iterator[Rig]:
-    if shutil.which("docker") is None or subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode:
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode
+    ):
         pytest.skip(f"no container engine, or no image {IMAGE!r}: docker build --network host -t {IMAGE} .")
     with Rig(tmp_path, own_postgres(), own_redis(), http_port=HEALTH_PORT) as rig:
         yield rig

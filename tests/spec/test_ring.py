@@ -57,7 +57,7 @@ def test_a_leftover_of_an_interrupted_creation_is_replaced(tmp_path: Path) -> No
 
 def test_a_capacity_is_rounded_up_to_a_power_of_two_and_an_absurd_one_refused(tmp_path: Path) -> None:
     create_ring(tmp_path / "a", ring=7, capacity_bytes=MIB + 1)
-    assert (2 * MIB, 7) == ((writer := RingWriter(tmp_path / "a")).capacity_bytes, writer.ring)
+    assert ((writer := RingWriter(tmp_path / "a")).capacity_bytes, writer.ring) == (2 * MIB, 7)
     with pytest.raises(ValueError, match="at most"):
         create_ring(tmp_path / "b", ring=0, capacity_bytes=2**63 + 1)
 
@@ -101,14 +101,14 @@ def test_records_meet_the_end_of_the_data_area_at_every_distance(path: Path, tai
         writer.publish()
         drain(reader)
         reader.commit()
-    assert 0 == reader.corrupt_records
+    assert reader.corrupt_records == 0
 
 
 @pytest.mark.requirement("DLP-01", "BP-01")
 def test_a_full_ring_refuses_and_overwrites_nothing_until_the_gating_reader_commits(path: Path) -> None:
     writer, reader = RingWriter(path), GatingReader(path, "writer")
     count = fill(writer)
-    assert MIB // 136 == count
+    assert count == MIB // 136
     assert writer.full_count == 1
 
     assert count == len(drain(reader))
@@ -153,7 +153,7 @@ def test_a_closed_reader_moves_the_position_of_its_successor_no_more(path: Path)
     reader.commit()
     reader.close()
 
-    assert 3 == len(drain(successor))
+    assert len(drain(successor)) == 3
     assert successor.consumers()["writer"]["position"] == 0
     assert successor.consumers()["writer"]["pid"] == os.getpid()
 
@@ -196,7 +196,7 @@ def test_a_new_consumer_starts_at_the_head_and_holds_the_producer_back(path: Pat
 
     late = GatingReader(path, "recorder")
 
-    assert [] == drain(late)
+    assert drain(late) == []
     count = fill(writer)
     assert count == len(drain(late))
 
@@ -205,7 +205,7 @@ def test_a_ring_has_eight_consumer_slots(path: Path) -> None:
     readers = [LossyReader(path, f"reader-{number}") for number in range(6)]
     with pytest.raises(RingError, match="all 8 consumer slots"):
         LossyReader(path, "reader-7")
-    assert 8 == len(readers[0].consumers())
+    assert len(readers[0].consumers()) == 8
 
 
 # ---- lossy readers -----------------------------------------------------------------------------------------------
@@ -216,10 +216,10 @@ def test_a_lapped_reader_goes_on_and_counts_exactly_what_it_missed(tmp_path: Pat
     create_ring(path, ring=0, capacity_bytes=MIB, consumers=(("publisher", LOSSY),))
     writer, reader = RingWriter(path), LossyReader(path, "publisher")
 
-    assert 50_000 == fill(writer, limit=50_000)
+    assert fill(writer, limit=50_000) == 50_000
     seen = drain(reader)
 
-    assert 50_000 == reader.lapped_records + len(seen)
+    assert reader.lapped_records + len(seen) == 50_000
     assert 50_000 - len(seen) + writer.first_seq == seen[0].seq
     assert list(range(seen[0].seq, seen[0].seq + len(seen))) == [record.seq for record in seen]
     assert len(seen) * 136 > MIB // 2, "most of the ring was still there"
@@ -257,18 +257,18 @@ def test_a_cursor_anywhere_in_the_ring_continues_with_its_successor(path: Path) 
 def test_a_cursor_that_the_database_does_not_have_yet_continues_at_the_committed_position(path: Path) -> None:
     writer, reader = RingWriter(path), GatingReader(path, "writer")
     assert reader.seek_after(0) == 0
-    assert [] == seqs(reader)
+    assert seqs(reader) == []
 
     fill(writer, limit=3)
     assert reader.seek_after(0) == 0
-    assert 3 == len(seqs(reader))
+    assert len(seqs(reader)) == 3
 
 
 def test_a_cursor_newer_than_the_ring_waits_for_what_comes(path: Path) -> None:
     writer, reader = RingWriter(path), GatingReader(path, "writer")
     fill(writer, limit=3)
     assert reader.seek_after(2**62) == 0
-    assert [] == seqs(reader)
+    assert seqs(reader) == []
     fill(writer, limit=1)
     assert [writer.last_seq] == seqs(reader)
 
@@ -291,7 +291,7 @@ def test_rewind_returns_to_the_committed_position(path: Path) -> None:
     fill(writer, limit=10)
     drain(reader)
     reader.rewind()
-    assert 10 == len(drain(reader))
+    assert len(drain(reader)) == 10
     assert reader.lag_bytes == 10 * 136
 
 
@@ -363,7 +363,7 @@ def test_a_new_producer_wakes_consumers_that_the_old_one_died_without_waking(pat
     successor = RingWriter(path, wake_fds={"writer": wake})
 
     assert wait_readable(wake, 0)
-    assert 1 == len(drain(reader))
+    assert len(drain(reader)) == 1
     successor.close()
 
 
@@ -389,13 +389,13 @@ def test_a_quarantined_frame_keeps_its_bytes_and_a_long_one_is_cut_and_marked(pa
     writer.publish()
     short, long = drain(reader)
     assert padded(b"broken") == short.body[16:]
-    assert (0, 2) == (short.flags, long.flags)
+    assert (short.flags, long.flags) == (0, 2)
     assert int.from_bytes(long.body[4:8], "little") == MIB
     assert MIB // 8 - 32 >= len(long.body) >= MIB // 8 - 64
 
 
 def test_modes_are_named(path: Path) -> None:
-    assert {"writer": "gating", "publisher": "lossy"} == {
+    assert {
         name: consumer["mode"] for name, consumer in RingWriter(path).consumers().items()
-    }
-    assert (1, 2) == (GATING, LOSSY)
+    } == {"writer": "gating", "publisher": "lossy"}
+    assert (GATING, LOSSY) == (1, 2)

@@ -1,4 +1,4 @@
-"""A damaged ring file: a clear error or a counted cut; never a crash, an endless loop, or an old record as a new one."""
+"""A damaged ring file: a clear error or a counted cut; never a crash, an endless loop, an old record as a new one."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def at(number: int) -> int:
         (CAPACITY, struct.pack("<Q", 2 * MIB), "its header says"),
     ],
 )
-@pytest.mark.parametrize("attach", [RingWriter, lambda path: GatingReader(path, "writer")], ids=["producer", "consumer"])
+@pytest.mark.parametrize(
+    "attach", [RingWriter, lambda path: GatingReader(path, "writer")], ids=["producer", "consumer"]
+)
 def test_a_wrong_header_is_refused_with_file_and_problem(
     path: Path, offset: int, data: bytes, problem: str, attach: type[RingWriter]
 ) -> None:
@@ -101,7 +103,7 @@ def test_a_truncated_or_missing_file_or_a_directory_is_refused(path: Path) -> No
         RingWriter(path.parent)
 
 
-# ---- damaged records: counted, the rest delivered ----------------------------------------------------------------------
+# ---- damaged records: counted, the rest delivered --------------------------------------------------------------------
 
 
 @pytest.mark.requirement("DLP-01")
@@ -117,7 +119,7 @@ def test_one_damaged_record_is_counted_and_every_other_one_delivered(
     reader = GatingReader(path, "writer") if kind == "gating" else LossyReader(path, "publisher")
 
     assert [first + n for n in range(100) if n != number] == [seen.seq for seen in drain(reader)]
-    assert (1, 0) == (reader.corrupt_records, reader.lapped_records)
+    assert (reader.corrupt_records, reader.lapped_records) == (1, 0)
 
 
 @pytest.mark.requirement("DLP-01")
@@ -133,14 +135,16 @@ def test_zeroed_pages_are_counted_exactly_and_every_other_record_delivered(path:
     assert len(gone) == reader.corrupt_records
 
 
-@pytest.mark.parametrize("length", [0, 8, 31, 33, RECORD + 8, 4096, MIB // 8, MIB // 8 + 8, 2**31, 2**32 - 8, 2**32 - 1])
+@pytest.mark.parametrize(
+    "length", [0, 8, 31, 33, RECORD + 8, 4096, MIB // 8, MIB // 8 + 8, 2**31, 2**32 - 8, 2**32 - 1]
+)
 @pytest.mark.parametrize("number", [3, 99])
 def test_any_length_in_a_record_is_survived(path: Path, number: int, length: int) -> None:
     written(path, 100)
     patch(path, at(number), struct.pack("<I", length))
     for reader in (GatingReader(path, "writer"), LossyReader(path, "publisher")):
-        assert 99 == len(drain(reader))
-        assert 1 == reader.corrupt_records
+        assert len(drain(reader)) == 99
+        assert reader.corrupt_records == 1
     assert RingWriter(path).recovered_bytes == (RECORD if number == 99 else 0)
 
 
@@ -160,8 +164,8 @@ def test_a_damaged_length_at_the_wrap_is_survived(path: Path) -> None:
     patch(path, at(MIB // RECORD - 1), struct.pack("<I", 100_000))
 
     for each in (reader, lossy):
-        assert 1499 == len(drain(each))
-        assert 1 == each.corrupt_records
+        assert len(drain(each)) == 1499
+        assert each.corrupt_records == 1
 
 
 @pytest.mark.requirement("DLP-01")
@@ -186,7 +190,7 @@ def test_a_wrong_index_entry_does_not_lead_past_records(path: Path) -> None:
     assert list(range(first + 21, first + 1000)) == [seen.seq for seen in drain(reader)]
 
 
-# ---- the next producer -------------------------------------------------------------------------------------------------
+# ---- the next producer -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.requirement("DLP-01")
@@ -196,14 +200,14 @@ def test_a_torn_tail_is_cut_and_the_sequence_jumps_where_no_number_was_used(path
     flip(path, at(98) + 60)
 
     writer = RingWriter(path)
-    assert 2 * RECORD == writer.recovered_bytes
+    assert writer.recovered_bytes == 2 * RECORD
     seq = writer.append(QUARANTINE, b"after")
     writer.publish()
 
     assert seq > first + 100
     seen = drain(GatingReader(path, "writer"))
     assert [*range(first, first + 98), seq] == [record.seq for record in seen]
-    assert RESUMED == seen[-1].flags
+    assert seen[-1].flags == RESUMED
 
 
 @pytest.mark.requirement("DLP-01")
@@ -216,8 +220,8 @@ def test_damage_in_the_middle_is_left_to_the_readers_and_cuts_nothing(path: Path
 
     assert (0, first + 999) == (writer.recovered_bytes, writer.last_seq)
     reader = GatingReader(path, "writer")
-    assert 997 == len(drain(reader))
-    assert 3 == reader.corrupt_records
+    assert len(drain(reader)) == 997
+    assert reader.corrupt_records == 3
 
 
 @pytest.mark.requirement("DLP-01")
@@ -245,7 +249,6 @@ def test_a_ring_without_one_whole_record_never_starts_over(path: Path) -> None:
         writer = RingWriter(path)
         assert writer.last_seq > first + 1000
         writer.close()
-    assert writer.append
 
 
 def test_a_power_loss_on_an_empty_ring_is_harmless(path: Path) -> None:
@@ -257,7 +260,7 @@ def test_a_power_loss_on_an_empty_ring_is_harmless(path: Path) -> None:
     writer.publish()
     assert reader.seek_after(0) == 0
     assert [seq] == [seen.seq for seen in drain(reader)]
-    assert 0 == reader.corrupt_records
+    assert reader.corrupt_records == 0
 
 
 @pytest.mark.requirement("DLP-01")
@@ -282,20 +285,20 @@ def test_pages_of_an_earlier_lap_are_not_taken_for_new_records(path: Path) -> No
     reader.close()
     successor = RingWriter(path)
 
-    assert 5 * 4096 == successor.recovered_bytes
+    assert successor.recovered_bytes == 5 * 4096
     again = GatingReader(path, "writer")
     assert [*seqs[:10], *seqs[13:95]] == [seen.seq for seen in drain(again)]
-    assert 3 == again.corrupt_records
+    assert again.corrupt_records == 3
 
 
 def test_a_live_reader_behind_a_cut_goes_on_with_what_comes(path: Path) -> None:
     written(path, 100)
     reader = GatingReader(path, "writer")
-    assert 100 == len(drain(reader))
+    assert len(drain(reader)) == 100
     flip(path, at(99) + 60)
 
     writer = RingWriter(path)
-    assert 0 == reader.fetch_bytes()
+    assert reader.fetch_bytes() == 0
     assert reader.prepare_sleep()
     seq = writer.append(QUARANTINE, b"x")
     writer.publish()

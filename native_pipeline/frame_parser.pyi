@@ -1,0 +1,12 @@
+from typing_extensions import disjoint_base
+
+from native_pipeline.ring import RingWriter
+
+@disjoint_base
+class FrameParser:
+    connection: int
+    records: int
+    quarantined: int
+    @property
+    def venue(self) -> int: ...
+    def parse(self, ring: RingWriter, frame: bytes, recv_ns: int, *, is_text: bool = True) -> int: ...
