@@ -1,6 +1,6 @@
 # Counts of what was received, per minute, symbol and kind; the worker's side of the reconciliation.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from native_pipeline.record cimport sise_record_header
 
@@ -9,6 +9,9 @@ cdef struct LedgerEntry:
     char symbol[24]
     int64_t minute_ns
     uint32_t count          # 0: free slot
+    int64_t recv_ns         # of the newest record; only remember() keeps it
+    int64_t exchange_ns     # of the same record
+    uint16_t connection     # that brought it
     uint8_t data_kind
     uint8_t venue
     uint8_t market
@@ -21,6 +24,7 @@ cdef class Ledger:
     cdef int64_t minute_ns  # start of the minute of the newest record
 
     cdef void count(self, const sise_record_header* record) noexcept nogil
+    cdef void remember(self, const sise_record_header* record) noexcept nogil
     cdef void clear(self) noexcept nogil
     cdef int _grow(self) noexcept nogil
     cdef LedgerEntry* _find(self, LedgerEntry* entries, uint64_t slots, const LedgerEntry* key) noexcept nogil

@@ -76,7 +76,8 @@ cdef class Ledger:
             return
         memcpy(key.symbol, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
         if not self.minute_ns <= record.recv_ns < self.minute_ns + <int64_t>MINUTE_NS:
-            self.minute_ns = record.recv_ns - record.recv_ns % <int64_t>MINUTE_NS  # a division: once a minute, not once a record
+            # a division: once a minute, not once a record
+            self.minute_ns = record.recv_ns - record.recv_ns % <int64_t>MINUTE_NS
         key.minute_ns = self.minute_ns
         key.data_kind = record.kind
         key.venue = record.venue
@@ -88,6 +89,28 @@ cdef class Ledger:
             self.used += 1
         else:
             entry.count += 1
+
+    cdef void remember(self, const sise_record_header* record) noexcept nogil:
+        """Keep when *record*'s symbol and kind were last received, and through which connection, whatever the minute."""
+        cdef LedgerEntry key
+        cdef LedgerEntry* entry
+        if record.kind != SISE_TRADE and record.kind != SISE_BOOK:
+            return
+        if self.used * 2 > self.slots and self._grow() < 0 and self.used + 1 >= self.slots:
+            return
+        memcpy(key.symbol, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
+        key.minute_ns = 0
+        key.data_kind = record.kind
+        key.venue = record.venue
+        key.market = record.market
+        entry = self._find(self.entries, self.slots, &key)
+        if entry.count == 0:
+            entry[0] = key
+            entry.count = 1
+            self.used += 1
+        entry.recv_ns = record.recv_ns
+        entry.exchange_ns = (<const sise_trade*>record).exchange_ns
+        entry.connection = record.connection
 
     cdef void clear(self) noexcept nogil:
         memset(self.entries, 0, self.slots * sizeof(LedgerEntry))

@@ -103,7 +103,8 @@ _REGISTRATION_LOCK = 8
 _FIRST_SLOT_LOCK = 256
 
 
-def create_ring(path, *, int ring, uint64_t capacity_bytes, consumers=(("writer", GATING), ("publisher", LOSSY))) -> None:
+def create_ring(path, *, int ring, uint64_t capacity_bytes,
+                consumers=(("writer", GATING), ("publisher", LOSSY))) -> None:
     """Create the file of ring number *ring*, preallocated, with a slot for each of *consumers* (name, mode).
 
     capacity_bytes is rounded up to a power of two, at least 1 MiB. The file appears complete or not at all.
@@ -137,7 +138,7 @@ def create_ring(path, *, int ring, uint64_t capacity_bytes, consumers=(("writer"
     memcpy(header.boot_id, <const char*>boot, 16)
 
     unfinished = path.with_name(path.name + ".new")
-    unfinished.unlink(missing_ok=True)  # never truncated: it may be the finished ring of somebody who was killed behind link()
+    unfinished.unlink(missing_ok=True)  # never truncated: it may be a finished ring, its maker killed behind link()
     fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(fd, 0, SISE_RING_HEADER_BYTES + capacity)  # ENOSPC now, not SIGBUS later
@@ -185,6 +186,7 @@ cdef class RingFile:
 
     def __cinit__(self, path, *args, **kwargs):
         cdef sise_ring_header* header
+        cdef uint64_t capacity
         cdef size_t size
         self.fd = -1
         self.path = str(path)
@@ -208,7 +210,8 @@ cdef class RingFile:
             )
         if header.header_bytes != SISE_RING_HEADER_BYTES:
             raise RingError(f"{self.path}: header of {header.header_bytes} bytes, expected {SISE_RING_HEADER_BYTES}")
-        if not MIN_CAPACITY <= header.capacity_bytes <= MAX_CAPACITY or header.capacity_bytes & (header.capacity_bytes - 1):
+        capacity = header.capacity_bytes
+        if not MIN_CAPACITY <= capacity <= MAX_CAPACITY or capacity & (capacity - 1):
             raise RingError(
                 f"{self.path}: capacity of {header.capacity_bytes} bytes is not a power of two from 1 MiB to 64 GiB"
             )
@@ -351,7 +354,8 @@ cdef inline bint _is_whole(const sise_record_header* record, uint64_t room, uint
     return sise_crc32c(<const char*>record + 8, record.length - 8) == record.crc32c
 
 
-cdef uint64_t _scan(const char* memory, uint64_t size, uint64_t begin, uint64_t after_seq, uint64_t span) noexcept nogil:
+cdef uint64_t _scan(const char* memory, uint64_t size, uint64_t begin, uint64_t after_seq,
+                    uint64_t span) noexcept nogil:
     """Offset of the first whole record at or behind *begin* in *memory*; *size* if there is none.
 
     Its seq must lie within *span* behind *after_seq*: what a page still holds of an earlier lap is whole, but old.
@@ -763,6 +767,34 @@ cdef class RingWriter(RingFile):
         """Make every appended record visible to the consumers and wake those that sleep."""
         self.publish_head()
 
+    def last_receipts(self):
+        """Return {(symbol, data kind): (recv_ns, exchange_ns, connection)} of the newest record of each in the ring.
+
+        What a predecessor had received through each connection when it died. Reads everything the ring still holds.
+        """
+        cdef Ledger newest = Ledger()
+        cdef LedgerEntry* entry
+        cdef const sise_record_header* record
+        cdef uint64_t position, found, seq, i, end = self.position
+        position = self._first_trusted(min(self.claimed - self.capacity if self.claimed > self.capacity else 0, end), end)
+        with nogil:
+            while True:
+                record = self.record_at(&position, end)
+                if record is not NULL:
+                    newest.remember(record)
+                    position += record.length
+                elif position < end and self.find_boundary(position + 8, &found, &seq) == 0:
+                    position = found
+                else:
+                    break
+        receipts = {}
+        for i in range(newest.slots):
+            entry = &newest.entries[i]
+            if entry.count:
+                symbol = entry.symbol[:strnlen(entry.symbol, SISE_SYMBOL_BYTES)].decode("ascii")
+                receipts[symbol, entry.data_kind] = (entry.recv_ns, entry.exchange_ns, entry.connection)
+        return receipts
+
     def sync(self) -> int:
         """Write everything published so far to the disk (fdatasync, without the GIL); return that position.
 
@@ -840,14 +872,16 @@ cdef class RingReader(RingFile):
         free(self.copy)
 
     def _require_credible_position(self):
-        """Replace a position that no consumer can have had (a damaged file) by the nearest possible one; count it."""
+        """Replace a position that no consumer can have had (a damaged file) by the nearest possible; count it."""
         cdef uint64_t head = sise_load_acquire(&self.header.head), found, seq
         cdef uint64_t claimed = sise_load_acquire(&self.header.claimed)  # behind head: it was stored before it
         if head > claimed or head & 7:
             raise RingError(
                 f"{self.path}: damaged header: head is {head}, claimed {claimed}; the next producer repairs it"
             )
-        if self.position <= head and not self.position & 7 and (not self.gating or head - self.position <= self.capacity):
+        if self.position <= head and not self.position & 7 and (
+            not self.gating or head - self.position <= self.capacity
+        ):
             return
         if self.position > head or head < self.capacity or self.find_boundary(head - self.capacity, &found, &seq) < 0:
             found = head
@@ -971,7 +1005,8 @@ cdef class RingReader(RingFile):
         if found == size and not self.gating and size == available and (
             self.window_end < sise_load_acquire(&self.header.head)
         ):
-            found = max(<uint64_t>8, (size >> 1) & ~<uint64_t>7)  # a whole record may begin in this window and end behind it
+            # a whole record may begin in this window and end behind it
+            found = max(<uint64_t>8, (size >> 1) & ~<uint64_t>7)
         self.position += found
 
     cdef void commit_position(self) noexcept nogil:

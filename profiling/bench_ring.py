@@ -92,7 +92,9 @@ def ring_run(directory: Path, count: int, capacity_mb: int, batch: int) -> dict[
     try:
         with subprocess.Popen(
             [sys.executable, __file__, "--produce", str(path), "--records", str(count), "--batch", str(batch)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -166,9 +168,14 @@ def main() -> None:
         "bench": "ring",
         "question": "records per second between two processes through the ring",
         "machine": {"cpu": platform.processor() or platform.machine(), "cpus": os.cpu_count()},
-        "records": options.records, "record_bytes": 120, "batch": options.batch, "capacity_mb": options.capacity_mb,
+        "records": options.records,
+        "record_bytes": 120,
+        "batch": options.batch,
+        "capacity_mb": options.capacity_mb,
         "records_per_s": {
-            "median": round(statistics.median(rates)), "min": round(min(rates)), "max": round(max(rates)),
+            "median": round(statistics.median(rates)),
+            "min": round(min(rates)),
+            "max": round(max(rates)),
         },
         "producer_cpu_ns": round(statistics.median(run["producer_ns"] for run in runs), 1),
         "consumer_cpu_ns": round(statistics.median(run["consumer_ns"] for run in runs), 1),

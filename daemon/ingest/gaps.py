@@ -6,7 +6,7 @@ grows rather than multiplies: there is never more than one per registration.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
 import msgspec
@@ -28,6 +28,27 @@ class Gap(msgspec.Struct, frozen=True):
     started_ns: int
     ended_ns: int
     reason: GapReason
+
+
+# The newest record that a dead worker had read was *sent* before it was received; what was sent in between may have
+# been on its way, and is gone with the socket. The venue's own clock says when, if it is close to ours.
+MAX_TRANSIT_NS = 5_000_000_000
+
+
+def whole_until(receipts: Mapping[tuple[str, int], tuple[int, int, int]], default_ns: int) -> dict[tuple[str, int], int]:
+    """Return until when the stream of each (symbol, data kind) was whole when the worker that received it died.
+
+    receipts: `RingWriter.last_receipts()`. A socket delivers in order: whatever was sent through a connection before
+    the newest record read from it had been read too, also for symbols that were silent.
+    """
+    newest: dict[int, tuple[int, int]] = {}
+    for recv_ns, exchange_ns, connection in receipts.values():
+        newest[connection] = max(newest.get(connection, (0, 0)), (recv_ns, exchange_ns))
+    sent = {
+        connection: exchange_ns if 0 <= recv_ns - exchange_ns <= MAX_TRANSIT_NS else recv_ns
+        for connection, (recv_ns, exchange_ns) in newest.items()
+    }
+    return {key: min(sent[connection], default_ns) for key, (_, _, connection) in receipts.items()}
 
 
 class Gaps:

@@ -132,9 +132,11 @@ class Session:
             self._gaps.on_stopped(self._around.wall_ns())  # what is interrupted now, a successor cannot know
             self._write_gaps()
 
-    def on_restarted(self, last_record_ns: int) -> None:
-        """An earlier process of this worker wrote the ring, its newest record at *last_record_ns*: gaps begin there."""
-        self._gaps.on_interrupted(self._kinds, last_record_ns, GapReason.WORKER_RESTARTED)
+    def on_restarted(self, starts_ns: Mapping[tuple[str, int], int], default_ns: int) -> None:
+        """An earlier process of this worker wrote the ring: gaps begin where each stream was last known to be whole."""
+        for registration, kind in self._kinds.items():
+            started_ns = starts_ns.get((registration.key, DATA_KINDS[kind]), default_ns)
+            self._gaps.on_interrupted([registration], started_ns, GapReason.WORKER_RESTARTED)
 
     def tick(self, now: float) -> None:
         """Do what time has brought."""

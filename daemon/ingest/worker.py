@@ -21,6 +21,7 @@ from daemon.ingest.approval_key import ApprovalKeyProvider, KeyProvider, NoAppro
 from daemon.ingest.connection import State as ConnectionState
 from daemon.ingest.connector import Connector, NetworkConnector
 from daemon.ingest.ring_sync import RingSync
+from daemon.ingest.gaps import whole_until
 from daemon.ingest.session import Session, Surroundings
 from daemon.ingest.venues import venue_named
 from daemon.rings import ring_path as path_of_ring
@@ -113,8 +114,9 @@ class Worker:
         """Run until *stop*; an unexpected error of any part ends all of it."""
         last_record_ns = self._ring.head_recv_ns
         if last_record_ns > 0:
+            starts_ns = whole_until(self._ring.last_receipts(), last_record_ns)
             for session in self.sessions:
-                session.on_restarted(last_record_ns)
+                session.on_restarted(starts_ns, last_record_ns)
         self._counters.set("tail_bytes_cut", self._ring.recovered_bytes)
         self._counters.set("connections_planned", len(self.sessions))
         if self._ring_sync is not None:

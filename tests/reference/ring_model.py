@@ -47,11 +47,6 @@ class RingModel:
         self.next_seq -= len(self.appended) - self.published
         del self.appended[self.published :]
 
-    def resume(self, seq: int) -> None:
-        """The sequence jumps ahead: no record of the stream is left to continue from."""
-        assert seq > self.next_seq
-        self.next_seq = seq
-
     def visible(self, reader: ModelReader) -> list[tuple[int, bytes]]:
         """What *reader* has not read yet."""
         return self.appended[reader.read : self.published]

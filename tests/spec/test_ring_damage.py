@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import subprocess
 import sys
@@ -251,6 +252,34 @@ def test_a_ring_without_one_whole_record_never_starts_over(path: Path) -> None:
         writer.close()
 
 
+@pytest.mark.requirement("CH-PROC-01")
+def test_an_unpublished_lap_over_everything_that_was_published_starts_nothing_over(path: Path) -> None:
+    """All records were consumed, then a whole ring of unpublished ones died with their producer."""
+    first = written(path, 1)
+    reader = GatingReader(path, "writer")
+    drain(reader)
+    reader.commit()
+    writer = RingWriter(path)
+    for _ in range(8):
+        with contextlib.suppress(RingError):
+            writer.append(QUARANTINE, bytes(MIB // 8 - 32))
+    while True:
+        try:
+            writer.append(QUARANTINE, bytes(100))
+        except RingError:
+            break
+    del writer
+
+    writer = RingWriter(path)
+    seq = writer.append(QUARANTINE, b"after")
+    writer.publish()
+
+    assert seq > first
+    assert reader.seek_after(first) == 0
+    assert [seq] == [seen.seq for seen in drain(reader)]
+    assert reader.corrupt_records == 0
+
+
 def test_a_power_loss_on_an_empty_ring_is_harmless(path: Path) -> None:
     RingWriter(path)
     lose_power(path)
@@ -397,8 +426,12 @@ FLIPPER = textwrap.dedent("""
 
 @pytest.mark.parametrize(
     ("begin", "end", "step"),
-    [(0, 512, 1), (4096, 4096 + 96, 1), (HEADER_BYTES, HEADER_BYTES + RECORD * 2, 1),
-     (HEADER_BYTES + 98 * RECORD, HEADER_BYTES + 100 * RECORD, 1)],
+    [
+        (0, 512, 1),
+        (4096, 4096 + 96, 1),
+        (HEADER_BYTES, HEADER_BYTES + RECORD * 2, 1),
+        (HEADER_BYTES + 98 * RECORD, HEADER_BYTES + 100 * RECORD, 1),
+    ],
     ids=["header", "index", "first records", "last records"],
 )
 def test_any_flipped_bit_is_an_error_or_a_count_and_never_a_crash(
@@ -410,7 +443,11 @@ def test_any_flipped_bit_is_an_error_or_a_count_and_never_a_crash(
 
     process = subprocess.run(
         [sys.executable, "-c", FLIPPER, str(path), str(begin), str(end), str(step)],
-        cwd=root, capture_output=True, text=True, timeout=60, check=False,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
     last = process.stdout.splitlines()[-1:]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from native_pipeline.ring import LOSSY, GatingReader, LossyReader, RingWriter, create_ring
-from tests.reference.packed_records import LEDGER, TRADE
+from tests.reference.packed_records import LEDGER, TRADE, Trade, append
 from tests.spec.ring_support import MIB, Seen, drain, new_ring, parsed
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +109,39 @@ def test_a_lossy_reader_that_is_lapped_all_the_time_never_sees_a_torn_record(tmp
     assert reader.corrupt_records == 0
 
 
+FAST_PRODUCER = """
+import sys, time
+from pathlib import Path
+from native_pipeline.parse_kis import KisParser
+from native_pipeline.ring import RingWriter
+writer, parser = RingWriter(sys.argv[1]), KisParser(venue=1, market=1)
+frames = [Path("tests/frames/kis/data/H0STCNT0_single.txt").read_bytes().strip()] * 64
+print("ready", flush=True)
+while True:
+    assert parser.parse_many(writer, frames, 1) == 64
+"""
+
+
+def test_a_lossy_reader_at_the_edge_of_being_overwritten_never_sees_a_torn_record(tmp_path: Path) -> None:
+    """A producer at native speed laps the ring a thousand times a second, so that many copies are hit half-way."""
+    path, seen = tmp_path / "lossy.ring", 0
+    create_ring(path, ring=0, capacity_bytes=MIB, consumers=(("publisher", LOSSY),))
+    reader, rng = LossyReader(path, "publisher"), random.Random(3)
+    with subprocess.Popen(
+        [sys.executable, "-c", FAST_PRODUCER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        while seen < 400_000:
+            time.sleep(rng.random() * 0.001)
+            if reader.fetch_bytes():
+                while reader.next_bytes() is not None:
+                    seen += 1
+        process.kill()
+    assert reader.corrupt_records == 0
+    assert reader.lapped_records > seen // 10
+
+
 @pytest.mark.requirement("CH-PROC-01", "DLP-01", "E2E-OBS-01")
 def test_fifty_killed_producers_lose_and_repeat_nothing_and_the_ledger_still_adds_up(tmp_path: Path) -> None:
     path, rng = new_ring(tmp_path), random.Random(7)
@@ -145,7 +178,10 @@ def test_fifty_killed_producers_lose_and_repeat_nothing_and_the_ledger_still_add
         if rng.random() < 0.5:
             reader.commit()
 
+    reader.commit()
     writer = RingWriter(path)
+    append(writer, Trade(symbol=b"000000"))  # the last producer may have died behind a checkpoint: nothing to flush
+    writer.publish()
     while not writer.flush_ledger(time.time_ns(), force=True):  # no room yet, as after every full ring
         take(drain(reader))
         reader.commit()
