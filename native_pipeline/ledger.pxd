@@ -1,6 +1,6 @@
 # Counts of what was received, per minute, symbol and kind; the worker's side of the reconciliation.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from native_pipeline.record cimport sise_record_header
 
@@ -11,7 +11,6 @@ cdef struct LedgerEntry:
     uint32_t count          # 0: free slot
     int64_t recv_ns         # of the newest record; only remember() keeps it
     int64_t exchange_ns     # of the same record
-    uint16_t connection     # that brought it
     uint8_t data_kind
     uint8_t venue
     uint8_t market

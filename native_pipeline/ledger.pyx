@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from native_pipeline.record cimport SISE_BOOK, SISE_SYMBOL_BYTES, SISE_TRADE, sise_record_header, sise_trade
+from native_pipeline.record cimport SISE_BOOK, SISE_GAP, SISE_SYMBOL_BYTES, SISE_TRADE, sise_gap, sise_record_header, sise_trade
 
 cdef enum:
     FIRST_SLOTS = 4096  # 2,000 symbols and kinds before the first growth
@@ -91,16 +91,17 @@ cdef class Ledger:
             entry.count += 1
 
     cdef void remember(self, const sise_record_header* record) noexcept nogil:
-        """Keep when *record*'s symbol and kind were last received, and through which connection, whatever the minute."""
+        """Keep when the stream of *record*'s symbol and kind was last whole: a tick, or the end of a gap."""
         cdef LedgerEntry key
         cdef LedgerEntry* entry
-        if record.kind != SISE_TRADE and record.kind != SISE_BOOK:
+        cdef const sise_gap* gap = <const sise_gap*>record
+        if record.kind != SISE_TRADE and record.kind != SISE_BOOK and record.kind != SISE_GAP:
             return
         if self.used * 2 > self.slots and self._grow() < 0 and self.used + 1 >= self.slots:
             return
         memcpy(key.symbol, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
         key.minute_ns = 0
-        key.data_kind = record.kind
+        key.data_kind = gap.data_kind if record.kind == SISE_GAP else record.kind
         key.venue = record.venue
         key.market = record.market
         entry = self._find(self.entries, self.slots, &key)
@@ -108,9 +109,8 @@ cdef class Ledger:
             entry[0] = key
             entry.count = 1
             self.used += 1
-        entry.recv_ns = record.recv_ns
-        entry.exchange_ns = (<const sise_trade*>record).exchange_ns
-        entry.connection = record.connection
+        entry.recv_ns = gap.ended_ns if record.kind == SISE_GAP else record.recv_ns
+        entry.exchange_ns = entry.recv_ns if record.kind == SISE_GAP else (<const sise_trade*>record).exchange_ns
 
     cdef void clear(self) noexcept nogil:
         memset(self.entries, 0, self.slots * sizeof(LedgerEntry))

@@ -767,16 +767,29 @@ cdef class RingWriter(RingFile):
         """Make every appended record visible to the consumers and wake those that sleep."""
         self.publish_head()
 
-    def last_receipts(self):
-        """Return {(symbol, data kind): (recv_ns, exchange_ns, connection)} of the newest record of each in the ring.
+    @property
+    def oldest_recv_ns(self) -> int:
+        """Receive time of the oldest tick or quarantined frame that the ring still holds, 0 if there is none."""
+        cdef const sise_record_header* record
+        cdef uint64_t position = self._first_trusted(self._oldest(), self.position)
+        while True:
+            record = self.record_at(&position, self.position)
+            if record is NULL:
+                return 0
+            if record.recv_ns > 0:
+                return record.recv_ns
+            position += record.length
 
-        What a predecessor had received through each connection when it died. Reads everything the ring still holds.
+    def last_receipts(self):
+        """Return {(symbol, data kind): (recv_ns, exchange_ns)} of the newest record of each in the ring.
+
+        A gap record counts as a receipt at its end: the stream was whole again. Reads everything the ring still holds.
         """
         cdef Ledger newest = Ledger()
         cdef LedgerEntry* entry
         cdef const sise_record_header* record
         cdef uint64_t position, found, seq, i, end = self.position
-        position = self._first_trusted(min(self.claimed - self.capacity if self.claimed > self.capacity else 0, end), end)
+        position = self._first_trusted(self._oldest(), end)
         with nogil:
             while True:
                 record = self.record_at(&position, end)
@@ -792,8 +805,12 @@ cdef class RingWriter(RingFile):
             entry = &newest.entries[i]
             if entry.count:
                 symbol = entry.symbol[:strnlen(entry.symbol, SISE_SYMBOL_BYTES)].decode("ascii")
-                receipts[symbol, entry.data_kind] = (entry.recv_ns, entry.exchange_ns, entry.connection)
+                receipts[symbol, entry.data_kind] = (entry.recv_ns, entry.exchange_ns)
         return receipts
+
+    def _oldest(self) -> int:
+        """Position below which everything may be overwritten."""
+        return min(self.claimed - self.capacity if self.claimed > self.capacity else 0, self.position)
 
     def sync(self) -> int:
         """Write everything published so far to the disk (fdatasync, without the GIL); return that position.

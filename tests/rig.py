@@ -74,6 +74,7 @@ class Rig:
         symbols: int = 10,
         workers: int = 2,
         http_port: int = 0,
+        subscribe_interval_ms: int = 2,
     ) -> None:
         self.directory = directory
         self.data_dir = directory / "data"
@@ -85,6 +86,7 @@ class Rig:
         self.symbols = [f"{5930 + 10 * i:06d}" for i in range(symbols)]
         self.workers = workers
         self.http_port = http_port
+        self.subscribe_interval_ms = subscribe_interval_ms
         self.daemon: subprocess.Popen[bytes] | None = None
         self.simulator: subprocess.Popen[str] | None = None
 
@@ -122,7 +124,7 @@ class Rig:
             f'[redis]\nurl = "{self.redis.url}"\nretry_max_s = 0.5',
             f'[http]\nhost = "127.0.0.1"\nport = {self.http_port}',
             "[ring]\ncapacity_mb = 64",
-            "[ingest]\nsubscribe_interval_ms = 2\nbackoff_first_s = 0.05\nbackoff_max_s = 0.5",
+            f"[ingest]\nsubscribe_interval_ms = {self.subscribe_interval_ms}\nbackoff_first_s = 0.05\nbackoff_max_s = 0.5",
             "slot_held_backoff_s = 0.3",
             "[supervision]\ngrace_s = 20",
             '[log]\nformat = "json"',

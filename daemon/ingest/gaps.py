@@ -35,20 +35,16 @@ class Gap(msgspec.Struct, frozen=True):
 MAX_TRANSIT_NS = 5_000_000_000
 
 
-def whole_until(receipts: Mapping[tuple[str, int], tuple[int, int, int]], default_ns: int) -> dict[tuple[str, int], int]:
-    """Return until when the stream of each (symbol, data kind) was whole when the worker that received it died.
+def whole_until(receipts: Mapping[tuple[str, int], tuple[int, int]]) -> dict[tuple[str, int], int]:
+    """Return until when the stream of each (symbol, data kind) was certainly whole when its worker died.
 
-    receipts: `RingWriter.last_receipts()`. A socket delivers in order: whatever was sent through a connection before
-    the newest record read from it had been read too, also for symbols that were silent.
+    receipts: `RingWriter.last_receipts()`. By the newest record of the stream itself, not of its connection or of the
+    worker: one that was killed twice in a row had not yet resumed every stream when it died again.
     """
-    newest: dict[int, tuple[int, int]] = {}
-    for recv_ns, exchange_ns, connection in receipts.values():
-        newest[connection] = max(newest.get(connection, (0, 0)), (recv_ns, exchange_ns))
-    sent = {
-        connection: exchange_ns if 0 <= recv_ns - exchange_ns <= MAX_TRANSIT_NS else recv_ns
-        for connection, (recv_ns, exchange_ns) in newest.items()
+    return {
+        stream: exchange_ns if 0 <= recv_ns - exchange_ns <= MAX_TRANSIT_NS else recv_ns
+        for stream, (recv_ns, exchange_ns) in receipts.items()
     }
-    return {key: min(sent[connection], default_ns) for key, (_, _, connection) in receipts.items()}
 
 
 class Gaps:

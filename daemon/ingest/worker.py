@@ -112,11 +112,7 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until *stop*; an unexpected error of any part ends all of it."""
-        last_record_ns = self._ring.head_recv_ns
-        if last_record_ns > 0:
-            starts_ns = whole_until(self._ring.last_receipts(), last_record_ns)
-            for session in self.sessions:
-                session.on_restarted(starts_ns, last_record_ns)
+        self._open_gaps()
         self._counters.set("tail_bytes_cut", self._ring.recovered_bytes)
         self._counters.set("connections_planned", len(self.sessions))
         if self._ring_sync is not None:
@@ -140,6 +136,18 @@ class Worker:
                 self._ring_sync.stop()
             self._ring.flush_ledger(time.time_ns(), force=True)
             self._report()
+
+    def _open_gaps(self) -> None:
+        """Whatever a predecessor collected is interrupted since each stream's newest record.
+
+        A stream without a record in the ring: since the oldest that is left. A ring that is new where there was one
+        before (lost, or moved aside): since the newest record that the counters remember.
+        """
+        receipts = whole_until(self._ring.last_receipts())
+        default_ns = self._ring.oldest_recv_ns or self._counters.get("last_data_ns")
+        if default_ns > 0:
+            for session in self.sessions:
+                session.on_restarted(receipts, default_ns)
 
     async def _keep_time(self) -> None:
         """Serve every deadline of this process."""

@@ -2,15 +2,17 @@
 
 `run/sise.lock` is flock'ed by the supervisor; every child inherits the open file, so the lock ends with the last
 process of the daemon. The file names the supervisor, `run/children.json` its children. Who finds the lock taken either
-refuses (that supervisor lives) or waits for the orphans, which drain by themselves, and kills those that outstay the
-grace period. A pid is only trusted together with its start time: pids are reused.
+refuses (that supervisor lives) or ends the orphans: those that hold nothing are killed at once, the others drain by
+themselves and are killed when they outstay the grace period. A pid is only trusted together with its start time: pids
+are reused.
 """
 
+import errno
 import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import msgspec
@@ -74,35 +76,46 @@ class DirectoryLock:
         self._clock_s = clock_s
         self._sleep = sleep
 
-    def acquire(self, *, orphan_grace_s: float, on_orphans: Callable[[list[str]], None] = lambda names: None) -> None:
+    def acquire(
+        self,
+        *,
+        orphan_grace_s: float,
+        expendable: Container[str] = frozenset(),
+        on_orphans: Callable[[list[str]], None] = lambda names: None,
+    ) -> None:
         """Take the lock; wait *orphan_grace_s* for orphans of a dead supervisor, then kill them.
 
-        Raises Refused, with the pid, if another daemon runs here. *on_orphans* is told once whom we wait for.
+        Orphans with an *expendable* name are killed at once. *on_orphans* is told once who is there.
+        Raises Refused, with the pid, if another daemon runs here.
         """
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._run_dir.chmod(0o700)
         self.fd = os.open(self._run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            self._acquire(orphan_grace_s, on_orphans)
+            self._acquire(orphan_grace_s, expendable, on_orphans)
         except BaseException:
             self.close()
             raise
         self._write_holder()
 
-    def _acquire(self, orphan_grace_s: float, on_orphans: Callable[[list[str]], None]) -> None:
+    def _acquire(
+        self, orphan_grace_s: float, expendable: Container[str], on_orphans: Callable[[list[str]], None]
+    ) -> None:
         kill_at_s = self._clock_s() + orphan_grace_s
         give_up_at_s = kill_at_s + AFTER_KILL_S
-        is_waiting = has_killed = False
+        is_waiting = False
+        killed: set[ProcessId] = set()
         while not self._try_flock():
-            self._refuse_if_alive()
             orphans = self._orphans()
+            self._refuse_if_alive()  # after the list was read: it is not that of somebody who has just taken over
             if not is_waiting:
                 on_orphans([orphan.name for orphan in orphans])
                 is_waiting = True
-            if not has_killed and self._clock_s() >= kill_at_s:
-                for orphan in orphans:
+            is_overdue = self._clock_s() >= kill_at_s
+            for orphan in orphans:
+                if orphan.process not in killed and (is_overdue or orphan.name in expendable):
                     kill(orphan.process)
-                has_killed = True
+                    killed.add(orphan.process)
             if self._clock_s() >= give_up_at_s:
                 raise Refused(f"{self._run_dir / LOCK_FILE}: its daemon is dead, but an unknown process still holds it")
             self._sleep(POLL_S)
@@ -133,10 +146,6 @@ class DirectoryLock:
         content = msgspec.json.encode(holder) + b"\n"
         os.pwrite(self.fd, content, 0)
         os.ftruncate(self.fd, len(content))
-
-    def record_children(self, children: Iterable[ChildEntry]) -> None:
-        """Store who our children are, for a successor that finds them orphaned."""
-        write_atomically(self._run_dir / CHILDREN_FILE, msgspec.json.encode(list(children)) + b"\n")
 
     def _orphans(self) -> list[ChildEntry]:
         """Return the recorded children that still live."""
@@ -171,11 +180,12 @@ def kill(process: ProcessId) -> bool:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace *path* (mode 0600); a reader sees the old content or the new."""
+    """Replace *path* (mode 0600); a reader sees the old content or the new. Raises OSError: the old one stays."""
     unfinished = path.with_name(path.name + ".new")
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, content)
+        if os.write(fd, content) < len(content):  # the disk took a part
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(unfinished))
     finally:
         os.close(fd)
     unfinished.rename(path)

@@ -26,20 +26,21 @@ import setproctitle
 from daemon import log
 from daemon.config import Config
 from daemon.errors import ConfigError, IngestError, Refused
-from daemon.supervision import drain, liveness, spawn
-from daemon.supervision.directory_lock import CHILDREN_FILE, ChildEntry, DirectoryLock, write_atomically
+from daemon.supervision import drain, leftovers, liveness, spawn
+from daemon.supervision.directory_lock import ChildEntry, DirectoryLock
 from daemon.supervision.process import Assignment, ExitCode, ProcessSpec, ProcessState, Pulse, Restart
 from daemon.supervision.restarts import Backoff, RestartBudget
+from daemon.supervision.run_records import RunRecords
 from native_pipeline.counters import CountersBlock, create_counters_file
 
 NAME = "supervisor"
 COUNTERS_BLOCK = 0  # of the supervisor; the specs use 1 and up
 RUN_DIR = "run"
-PID_FILE = "sise.pid"
 SECOND_NS = 1_000_000_000
 JUDGE_INTERVAL_NS = SECOND_NS
 PAUSED_NS = 5 * SECOND_NS  # rounds come each second: a longer gap means that the machine or the container stood still
 ABORT_DUMP_NS = SECOND_NS  # between SIGABRT, on which a child prints its traceback, and SIGKILL
+LEFTOVERS_SHARE = drain.MARGIN / 4  # of the grace period, to count what stays in the rings
 ORPHAN_EXTRA_S = 3.0  # beyond the grace period that orphans give themselves
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 FOREIGN_KILLS = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT})
@@ -104,6 +105,7 @@ class Supervisor:
         self._clock_ns = clock_ns
         self._log = log.get()
         self._lock = DirectoryLock(self._run_dir, sleep=self._sleep_unless_stopped)
+        self._records = RunRecords(self._run_dir)
         self._stages = drain.stages((spec.drain_order for spec in specs), config.supervision.grace_s)
         self._budget = RestartBudget(config.supervision.restarts_per_hour)
         self._managed: list[_Managed] = []
@@ -150,8 +152,10 @@ class Supervisor:
         """Lock the directory, then make what the children share; False: cannot start, the exit code says why."""
         try:
             grace_s = self._config.supervision.grace_s + ORPHAN_EXTRA_S
-            self._lock.acquire(orphan_grace_s=grace_s, on_orphans=self._on_orphans)
-        except Refused as exc:
+            self._lock.acquire(
+                orphan_grace_s=grace_s, expendable=self._expendable_orphans(), on_orphans=self._on_orphans
+            )
+        except (Refused, OSError) as exc:
             return self._refuse(ExitCode.FAILED, "refused_to_start", exc)
         except _StopAsked:
             return False
@@ -174,7 +178,7 @@ class Supervisor:
         self._totals_at_start = self._totals()
         for wake in sorted({wake for spec in self._specs for wake in spec.wakes}):
             self._wake_fds[wake] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        write_atomically(self._run_dir / PID_FILE, f"{os.getpid()}\n".encode())
+        self._records.write_pid(os.getpid())
         self._log.info("supervisor_started", data_dir=str(self._data_dir), processes=len(self._specs))
         return True
 
@@ -182,6 +186,10 @@ class Supervisor:
         self._exit_code = code
         self._log.error(event, reason=str(exc))
         return False
+
+    def _expendable_orphans(self) -> frozenset[str]:
+        """Return the processes that only pass on what the first stage stores in the rings: it stays there."""
+        return frozenset(spec.name for spec in self._specs if spec.drain_order > self._stages[0].order)
 
     def _on_orphans(self, names: list[str]) -> None:
         self._log.warning("waiting_for_orphans", orphans=names, at_most_s=self._config.supervision.grace_s)
@@ -320,6 +328,7 @@ class Supervisor:
         if self._now_ns - self._judged_ns > PAUSED_NS:
             self._watching_since_ns = self._now_ns
         self._judged_ns = self._now_ns
+        self._records.retry()
         living = {managed.spec.name: managed for managed in self._managed if managed.handle}
         verdicts = liveness.judge(
             [_vital(managed) for managed in living.values()],
@@ -414,8 +423,7 @@ class Supervisor:
 
     def _record_children(self) -> None:
         living = [managed for managed in self._managed if managed.handle]
-        entries = [ChildEntry(m.spec.name, m.handle.identity()) for m in living if m.handle]
-        self._lock.record_children(entries)
+        self._records.write_children([ChildEntry(m.spec.name, m.handle.identity()) for m in living if m.handle])
 
     # ---- the end ---------------------------------------------------------------------------------------
 
@@ -426,23 +434,24 @@ class Supervisor:
         """Log the counts of this run, and whether the stop was an orderly one."""
         assert self._stop_began_ns is not None
         counts = {name: total - self._totals_at_start[name] for name, total in self._totals().items()}
-        remaining = sum(managed.counters.get("writer_lag_records") for managed in self._managed)
+        remaining = leftovers.count(self._data_dir, patience_s=self._config.supervision.grace_s * LEFTOVERS_SHARE)
+        in_rings = {"remaining_in_rings": remaining.records, "remaining_bytes_in_rings": remaining.size_bytes}
         took_s = round((self._clock_ns() - self._stop_began_ns) / SECOND_NS, 2)
-        if remaining:
+        if remaining.size_bytes:
             self._log.warning(
-                "records_stay_in_the_rings", records=remaining, reason="not committed before the deadline"
+                "records_stay_in_the_rings",
+                records=remaining.records,
+                bytes=remaining.size_bytes,
+                reason="not committed before the deadline",
             )
         if self._unclean and self._exit_code == ExitCode.OK:
             self._exit_code = ExitCode.FAILED
         if self._exit_code == ExitCode.OK:
-            self._log.info("Graceful Shutdown Complete", **counts, remaining_in_rings=remaining, took_s=took_s)
+            self._log.info("Graceful Shutdown Complete", **counts, **in_rings, took_s=took_s)
         else:
-            self._log.error(
-                "Shutdown After Failure", **counts, remaining_in_rings=remaining, took_s=took_s, unclean=self._unclean
-            )
+            self._log.error("Shutdown After Failure", **counts, **in_rings, took_s=took_s, unclean=self._unclean)
         self._counters.set_state(ProcessState.STOPPED)
-        for name in (PID_FILE, CHILDREN_FILE):
-            (self._run_dir / name).unlink(missing_ok=True)
+        self._records.remove()
 
 
 def _vital(managed: _Managed) -> liveness.Vital:

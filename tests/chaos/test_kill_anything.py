@@ -52,6 +52,25 @@ def test_a_killed_process_is_restarted_and_nothing_is_lost_or_doubled(rig: Rig, 
 
 
 @pytest.mark.requirement("CH-PROC-01")
+def test_a_worker_killed_again_before_its_streams_have_resumed_still_accounts_for_every_record(
+    tmp_path: Path, own_postgres: Callable[[], EmbeddedPostgres], own_redis: Callable[[], EmbeddedRedis]
+) -> None:
+    with (
+        Rig(tmp_path, own_postgres(), own_redis(), workers=1, subscribe_interval_ms=100) as rig,
+        running(rig, rate=RATE),
+    ):
+        for _ in range(3):
+            rig.wait_received(RECORDS_BETWEEN)
+            for _ in range(2):
+                killed = rig.kill_roles(signal.SIGKILL, "worker")
+                wait_for(lambda: set(rig.pids("worker")) - set(killed), "another worker")  # noqa: B023
+                wait_for(lambda: 0 < rig.total("subscriptions_confirmed") < 2 * len(rig.symbols), "some to resume")
+            wait_for(lambda: rig.total("subscriptions_confirmed") == 2 * len(rig.symbols), "all streams to resume")
+
+        finish(rig)
+
+
+@pytest.mark.requirement("CH-PROC-01")
 def test_a_killed_supervisor_leaves_no_orphans_and_its_successor_goes_on(rig: Rig) -> None:
     with running(rig, rate=RATE):
         for _ in range(2):

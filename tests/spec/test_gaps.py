@@ -1,6 +1,6 @@
 """Gaps: from the last whole moment to the renewed confirmation, once for each registration."""
 
-from daemon.ingest.gaps import Gap, GapReason, Gaps
+from daemon.ingest.gaps import Gap, GapReason, Gaps, whole_until
 from daemon.ingest.venues.venue import Registration
 
 A, B = (Registration("TRADES", symbol) for symbol in "AB")
@@ -73,3 +73,18 @@ def test_a_stop_ends_what_is_interrupted() -> None:
     gaps.on_stopped(300)
 
     assert gaps.ended() == (Gap(B, 100, 150, LOST), Gap(A, 100, 300, LOST))
+
+
+def test_a_stream_was_whole_until_its_newest_record_was_sent_by_the_venues_clock() -> None:
+    second = 10**9
+
+    assert whole_until({("A", 1): (102 * second, 100 * second)}) == {("A", 1): 100 * second}
+
+
+def test_a_venue_clock_that_is_not_close_to_ours_is_not_used() -> None:
+    second = 10**9
+
+    assert whole_until({("A", 1): (100 * second, 94 * second), ("A", 2): (100 * second, 101 * second)}) == {
+        ("A", 1): 100 * second,
+        ("A", 2): 100 * second,
+    }
