@@ -12,10 +12,11 @@ from typing import Any, NoReturn
 import click
 
 from daemon import config as settings
-from daemon.errors import ConfigError, IngestError
+from daemon.errors import ConfigError, IngestError, first_line
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+ASKS_SERVERS = frozenset({"check", "migrate", "verify"})  # a server that is away is no bug of these
 
 config_option = click.option(
     "-c", "--config", "config_path", required=True, metavar="FILE", help="Settings; see `sise config init`."
@@ -42,6 +43,18 @@ class _Group(click.Group):
             _fail(str(exc), EXIT_USAGE)
         except IngestError as exc:
             _fail(str(exc), EXIT_FAILED)
+        except Exception as exc:
+            server = _server_of(exc) if ctx.invoked_subcommand in ASKS_SERVERS else None
+            if server is None:
+                raise
+            _fail(f"{server}: {first_line(exc)}", EXIT_FAILED)
+
+
+def _server_of(exc: Exception) -> str | None:
+    """Return whose fault *exc* is, None: ours. The drivers are loaded by now, if they were used."""
+    if isinstance(exc, OSError):
+        return "system"
+    return {"psycopg": "database.dsn", "redis": "redis.url"}.get(type(exc).__module__.partition(".")[0])
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -134,12 +147,15 @@ def _parse_time(text: str | None) -> datetime.datetime | None:
 def check(config_path: str) -> None:
     """Preflight: settings, plan, credentials, venue, database, Redis, disk; exit 1 with the reason."""
     from daemon.preflight import run_checks  # noqa: PLC0415
+    from daemon.shard_plan import make_plan  # noqa: PLC0415
 
-    is_fine = True
-    for name, problem in run_checks(settings.load(config_path)):
-        click.echo(f"{'ok  ' if problem is None else 'FAIL'} {name}{'' if problem is None else ': ' + problem}")
-        is_fine &= problem is None
-    sys.exit(0 if is_fine else EXIT_FAILED)
+    config = settings.load(config_path)
+    failed = []
+    for name, is_fine, note in run_checks(config, make_plan(config, source=config_path)):
+        click.echo(f"{'ok  ' if is_fine else 'FAIL'} {name}{': ' + note if note else ''}")
+        failed += [] if is_fine else [f"{name}: {note}"]
+    if failed:
+        _fail("check failed: " + "; ".join(failed), EXIT_FAILED)
 
 
 @main.group(name="config")

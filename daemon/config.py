@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
@@ -19,6 +19,12 @@ from daemon.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "SISE_"
 MASK = "********"
+MAX_PORT = 65535
+KEYWORD_DSN = re.compile(r"\s*\w+\s*=")  # libpq's other form: host=... port=...
+ANOTHER_PLACE = re.compile(
+    r"\b(host|hostaddr|service)=[^&]"
+)  # libpq: in the query of the URL, a socket's directory too
+PORT_OF_HOST = re.compile(r":([^:\]]*)$")
 
 Secret = Annotated[str, Meta(extra={"secret": True})]
 Url = Annotated[str, Meta(min_length=1, extra={"url": True})]
@@ -177,7 +183,7 @@ def load(path: str | Path, environment: Mapping[str, str] | None = None) -> Conf
         raise ConfigError(f"{path}: is not UTF-8 text") from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path}: is not TOML: {exc}") from exc
-    _override(tree, environment)
+    _override(tree, environment, path)
     tree = _resolve(tree, environment, path, at="")
     for feed in tree.get("feeds", ()) if isinstance(tree.get("feeds"), list) else ():
         _read_symbols_file(feed, path)
@@ -189,23 +195,49 @@ def load(path: str | Path, environment: Mapping[str, str] | None = None) -> Conf
     return config
 
 
-def _override(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """`SISE_DATABASE__DSN=x` sets `database.dsn`; values are read as TOML where they parse as such, else as text."""
+def _override(tree: dict[str, Any], environment: Mapping[str, str], path: Path) -> None:
+    """`SISE_DATABASE__DSN=x` sets `database.dsn`; values are read as TOML where they parse as such, else as text.
+
+    Where the setting is a text, a number stays text: `SISE_CONTROL_TOKEN=12345` is a token.
+    """
     for name, text in environment.items():
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
         keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         if keys[0] not in Config.__struct_fields__:
             continue  # SISE_ASAN and the like are not ours
-        try:
-            value: Any = tomllib.loads(f"x = {text}")["x"]
-        except tomllib.TOMLDecodeError:
-            value = text
         node: Any = tree
-        for key in keys[:-1]:
-            node = node[int(key)] if isinstance(node, list) and key.isdigit() else node.setdefault(key, {})
-        if isinstance(node, dict):
-            node[keys[-1]] = value
+        try:
+            for key in keys[:-1]:
+                node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+            place: str | int = int(keys[-1]) if isinstance(node, list) else keys[-1]
+            node[place] = _parse_override(text, is_text=_is_text(keys))
+        except (IndexError, ValueError, TypeError, AttributeError):
+            raise ConfigError(
+                f"{path}: {'.'.join(keys)}: environment variable {name} names no place in the file"
+            ) from None
+
+
+def _parse_override(text: str, *, is_text: bool) -> Any:
+    try:
+        value: Any = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return text if is_text and not isinstance(value, (str, dict)) else value  # a dict refers to a secret
+
+
+def _is_text(keys: list[str]) -> bool:
+    """Return whether the setting at *keys* (lower case, list indexes as digits) is declared as a text."""
+    declared: Any = Config
+    for key in keys:
+        items = [item for item in get_args(declared) if item is not Ellipsis]
+        if get_origin(declared) is tuple:
+            declared = items[0]
+        elif isinstance(declared, type) and issubclass(declared, Struct):
+            declared = get_type_hints(declared).get(key)
+        else:
+            return False
+    return declared is str or (str in get_args(declared) and get_origin(declared) is not tuple)
 
 
 def _resolve(node: Any, environment: Mapping[str, str], path: Path, at: str) -> Any:
@@ -223,6 +255,8 @@ def _resolve(node: Any, environment: Mapping[str, str], path: Path, at: str) -> 
             return Path(node["file"]).read_text(encoding="utf-8").strip()
         except OSError as exc:
             raise ConfigError(f"{path}: {at}: {node['file']} cannot be read: {exc.strerror}") from exc
+        except ValueError as exc:
+            raise ConfigError(f"{path}: {at}: {node['file']!r} is not a file of UTF-8 text") from exc
     return {k: _resolve(v, environment, path, f"{at}.{k}" if at else k) for k, v in node.items()}
 
 
@@ -235,8 +269,12 @@ def _read_symbols_file(feed: Any, path: Path) -> None:
         lines = source.read_text(encoding="utf-8").splitlines()
     except OSError as exc:
         raise ConfigError(f"{path}: feeds.symbols_file: {source} cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise ConfigError(f"{path}: feeds.symbols_file: {str(source)!r} is not a file of UTF-8 text") from exc
     symbols = [line.split("#")[0].strip() for line in lines]
-    feed["symbols"] = [*feed.get("symbols", ()), *(s for s in symbols if s)]
+    listed = feed.get("symbols", [])
+    if isinstance(listed, list):  # else: refused with its key when the whole is checked
+        feed["symbols"] = [*listed, *(s for s in symbols if s)]
 
 
 def _name_key(message: str) -> str:
@@ -267,12 +305,38 @@ def _check(config: Config, path: Path) -> None:
                 if (feed.market, kind, symbol) in seen:
                     raise ConfigError(f"{path}: feeds[{number}].symbols: {symbol} ({kind}) is collected twice")
                 seen[feed.market, kind, symbol] = feed.account
-    for section, url, schemes in (
-        ("database.dsn", config.database.dsn, ("postgresql", "postgres")),
-        ("redis.url", config.redis.url, ("redis", "rediss", "unix")),
-    ):
-        if urlsplit(url).scheme not in schemes and "=" not in url:
-            raise ConfigError(f"{path}: {section}: expected a URL that starts with {schemes[0]}://")
+    _check_url(config.database.dsn, "database.dsn", ("postgresql", "postgres"), path)
+    _check_url(config.redis.url, "redis.url", ("redis", "rediss", "unix"), path)
+    for account in config.accounts:
+        for key, url, schemes in (
+            ("ws_url", account.ws_url, ("ws", "wss")),
+            ("rest_url", account.rest_url, ("http", "https")),
+        ):
+            if url:
+                _check_url(url, f"accounts.{key}: account {account.name!r}", schemes, path)
+
+
+def _check_url(url: str, key: str, schemes: tuple[str, ...], path: Path) -> None:
+    """Refuse another scheme, an impossible port and a URL without a host. The message holds no password."""
+    if schemes[0] == "postgresql" and KEYWORD_DSN.match(url):
+        ports = re.findall(r"\bport\s*=\s*'?([^\s']*)", url)
+    else:
+        try:
+            parts = urlsplit(url)
+            hosts = [host for host in parts.netloc.rpartition("@")[2].split(",") if host]
+            is_placed = bool(parts.hostname) or ANOTHER_PLACE.search(parts.query) is not None
+        except ValueError:
+            raise ConfigError(f"{path}: {key}: is not a URL that can be read") from None
+        if parts.scheme not in schemes:
+            raise ConfigError(f"{path}: {key}: expected a URL that starts with {schemes[0]}://")
+        if parts.scheme == "unix":
+            is_placed = bool(parts.path)
+        if not is_placed:
+            raise ConfigError(f"{path}: {key}: expected {schemes[0]}://host:port, found no host")
+        ports = [found[1] for host in hosts if (found := PORT_OF_HOST.search(host))]
+    for port in (port for listed in ports for port in listed.split(",")):
+        if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= MAX_PORT):
+            raise ConfigError(f"{path}: {key}: {port!r} is not a port, expected 1 to {MAX_PORT}")
 
 
 def masked(config: Config) -> dict[str, Any]:

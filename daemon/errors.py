@@ -1,12 +1,13 @@
 """The one tree of errors.
 
-    IngestError
-    ├── Retryable        network, venue busy, database away: try again later
-    ├── Refused          login, limit, bad symbol: trying again changes nothing
-    ├── BadFrame         data we cannot parse
-    ├── ConfigError      what the operator wrote; the message names file and key (exit code 2)
-    ├── RingError        a ring file that is not what it says, or is in use
-    └── InvariantBroken  our own bug: the process dies and is restarted
+IngestError
+├── Retryable        network, venue busy, database away: try again later
+├── Refused          login, limit, bad symbol: trying again changes nothing
+├── BadFrame         data we cannot parse
+├── ConfigError      what the operator wrote; the message names file and key (exit code 2)
+├── RingError        a ring file that is not what it says
+│   └── RingInUse    it is fine, and another process has it
+└── InvariantBroken  our own bug: the process dies and is restarted
 """
 
 
@@ -34,5 +35,14 @@ class RingError(IngestError):
     """A ring file has the wrong magic, version or size, or another process holds it."""
 
 
+class RingInUse(RingError):
+    """Another process produces into the ring, or reads it as the same consumer; the file is fine."""
+
+
 class InvariantBroken(IngestError):
     """A promise of the design does not hold: a bug of ours."""
+
+
+def first_line(exc: BaseException) -> str:
+    """Return what *exc* says, cut to one line; its type where it says nothing."""
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)

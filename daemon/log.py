@@ -25,6 +25,20 @@ class _Tolerant(io.TextIOBase):
         """Nothing is buffered."""
 
 
+class _LibraryHandler(logging.Handler):
+    """Puts what libraries log through the standard module (warnings and above) into our stream, as events."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log the record; a message that does not fit its arguments is kept as it was written."""
+        try:
+            message = record.getMessage()
+        except Exception:  # whatever a foreign __str__ raises
+            message = f"{record.msg} {record.args}"
+        level = max(known for known in LIBRARY_LEVELS if known <= max(record.levelno, logging.WARNING))
+        get().log(level, "library_log", logger=record.name, message=message, exc_info=record.exc_info or None)
+
+
+LIBRARY_LEVELS = (logging.WARNING, logging.ERROR, logging.CRITICAL)
 LogFormat = Literal["auto", "json", "text"]
 Logger = structlog.stdlib.BoundLogger
 
@@ -47,6 +61,10 @@ def configure(level: str = "info", format: LogFormat = "auto", **context: Any) -
     )
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(**context)
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _LibraryHandler)]:
+        root.removeHandler(handler)
+    root.addHandler(_LibraryHandler(logging.WARNING))
 
 
 def get(**fields: Any) -> Any:

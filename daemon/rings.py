@@ -4,12 +4,13 @@ import time
 from pathlib import Path
 
 from daemon import log
-from daemon.errors import RingError
-from native_pipeline.ring import LAYOUT_VERSION, RingWriter, create_ring
+from daemon.errors import RingError, RingInUse
+from native_pipeline.ring import HEADER_BYTES, LAYOUT_VERSION, RingWriter, create_ring
 
 RINGS_DIR = "rings"
 SUFFIX = ".ring"
 MIB = 1 << 20
+CONSUMERS = {"writer", "publisher"}  # that `create_ring` registers in every ring
 VERSION_OFFSET = 8  # of layout_version in the header: native_pipeline/layout.h
 
 
@@ -21,6 +22,12 @@ def ring_path(data_dir: Path, worker: int) -> Path:
 def ring_paths(data_dir: Path) -> list[Path]:
     """Return every ring, also those of workers that the present settings no longer have: they may hold data."""
     return sorted((data_dir / RINGS_DIR).glob(f"worker-*{SUFFIX}"), key=lambda path: int(path.stem.split("-")[1]))
+
+
+def missing_bytes(data_dir: Path, *, workers: int, capacity_mb: int) -> int:
+    """Return the room on the disk that prepare_rings() will need for rings that do not exist yet."""
+    missing = sum(1 for worker in range(workers) if not ring_path(data_dir, worker).exists())
+    return missing * ((1 << (capacity_mb - 1).bit_length()) * MIB + HEADER_BYTES)
 
 
 def prepare_rings(data_dir: Path, *, workers: int, capacity_mb: int) -> None:
@@ -44,6 +51,11 @@ def prepare_rings(data_dir: Path, *, workers: int, capacity_mb: int) -> None:
 def _check(path: Path) -> None:
     try:
         writer = RingWriter(path)
+        missing = CONSUMERS - writer.consumers().keys()
+        if missing:
+            raise RingError(f"{path}: its consumers are damaged: {', '.join(sorted(missing))} is missing")
+    except RingInUse:
+        raise
     except RingError as exc:
         if _is_other_version(path):
             raise RingError(f"{exc}; run that version until its rings are drained, or move the file away") from exc

@@ -7,7 +7,6 @@ secrets: it names accounts, and the worker finds their credentials in its own co
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -60,6 +59,8 @@ class Plan(msgspec.Struct, frozen=True):
 
 def make_plan(config: Config, *, source: str = "configuration") -> Plan:
     """Return the plan for *config*. Raises ConfigError, naming *source*, when feeds do not fit their accounts."""
+    if not config.feeds:
+        raise ConfigError(f"{source}: feeds: is empty: nothing would be collected")
     connections = [
         connection
         for account in config.accounts
@@ -77,7 +78,8 @@ def _plan_connection(config: Config, account: Account, source: str) -> PlannedCo
         venue = venue_named(account.venue)
     except ConfigError as exc:
         raise ConfigError(f"{source}: {exc}") from exc
-    _check_urls(account, source)
+    if venue.needs_approval_key:
+        _check_credentials(account, source)
     markets = {feed.market for feed in feeds}
     if len(markets) > 1:
         raise ConfigError(
@@ -98,15 +100,11 @@ def _plan_connection(config: Config, account: Account, source: str) -> PlannedCo
     return PlannedConnection(account.name, account.venue, market, tuple(wanted))
 
 
-def _check_urls(account: Account, source: str) -> None:
-    for key, url, schemes in (
-        ("ws_url", account.ws_url, ("ws", "wss")),
-        ("rest_url", account.rest_url, ("http", "https")),
-    ):
-        parts = urlsplit(url)
-        if url and (parts.scheme not in schemes or not parts.hostname):
+def _check_credentials(account: Account, source: str) -> None:
+    for key, value in (("app_key", account.app_key), ("app_secret", account.app_secret)):
+        if not value.strip():
             raise ConfigError(
-                f"{source}: accounts.{key}: account {account.name!r}: expected {schemes[0]}://host:port, found {url!r}"
+                f"{source}: accounts.{key}: account {account.name!r}: is empty, and {account.venue} asks for one"
             )
 
 

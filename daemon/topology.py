@@ -1,10 +1,14 @@
 """The composition root: settings -> plan -> rings and processes. The only module that knows every part."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 from daemon import config as settings
 from daemon import log
-from daemon.rings import prepare_rings
+from daemon.errors import ConfigError, Refused
+from daemon.rings import MIB, RINGS_DIR, missing_bytes, prepare_rings
 from daemon.shard_plan import Plan, make_plan
 from daemon.supervision.process import ExitCode, ProcessSpec, Restart, module_argv, pack
 from daemon.supervision.supervisor import Supervisor
@@ -18,17 +22,20 @@ FIRST_WORKER_BLOCK = 4
 # Stop order: close the sockets, then empty the rings, then the lights.
 DRAIN_WORKERS, DRAIN_SINKS, DRAIN_MONITOR = 1, 2, 3
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 def run_daemon(config_path: str) -> int:
     """Run the daemon that *config_path* describes; return its exit code. Raises ConfigError before anything starts."""
     config = settings.load(config_path)
     plan = make_plan(config, source=config_path)
+    data_dir = Path(config.data_dir)
+    _make_data_dir(data_dir, config_path)
     log.configure(config.log.level, config.log.format, role="supervisor")
     log.get().info("settings", file=config_path, **settings.masked(config))
-    data_dir = Path(config.data_dir)
 
     def prepare() -> None:
-        prepare_rings(data_dir, workers=config.workers, capacity_mb=config.ring.capacity_mb)
+        _prepare_rings(data_dir, config)
 
     code = Supervisor(
         process_specs(plan),
@@ -39,6 +46,30 @@ def run_daemon(config_path: str) -> int:
         reload=lambda: settings.load(config_path),
     ).run()
     return code if code in (ExitCode.OK, ExitCode.CONFIG) else ExitCode.FAILED  # the three that users are promised
+
+
+def _make_data_dir(data_dir: Path, source: str) -> None:
+    """Create the directory, private, or leave it as it is. Raises ConfigError if nothing can be kept there."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"{source}: data_dir: {data_dir}: {exc.strerror}") from exc
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise ConfigError(f"{source}: data_dir: {data_dir}: {os.strerror(errno.EACCES)}")
+
+
+def _prepare_rings(data_dir: Path, config: settings.Config) -> None:
+    """Create or check the rings. Raises Refused, with path and size, when the disk has no room for them."""
+    size = {"workers": config.workers, "capacity_mb": config.ring.capacity_mb}
+    try:
+        prepare_rings(data_dir, **size)
+    except OSError as exc:
+        if exc.errno not in NO_ROOM:
+            raise
+        needed, free = missing_bytes(data_dir, **size) // MIB, shutil.disk_usage(data_dir).free // MIB
+        raise Refused(
+            f"{data_dir / RINGS_DIR}: no room: the missing rings need {needed} MiB, {free} MiB are free"
+        ) from exc
 
 
 def process_specs(plan: Plan) -> tuple[ProcessSpec, ...]:

@@ -171,7 +171,8 @@ typedef struct {
     char boot_id[16];        /*  48: of the machine's boot that the producer ran in */
     int64_t producer_pid;    /*  64 */
     uint64_t resume_seq;     /*  72: after a repair: no new record's seq is below this, 0: there was none */
-    uint8_t reserved0[48];   /*  80 */
+    uint32_t identity_crc32c; /* 80: of the bytes from 0 to 44, which never change */
+    uint8_t reserved0[44];   /*  84 */
     uint64_t head;           /* 128: end of the published records; producer stores (release), consumers load (acquire) */
     uint64_t claimed;        /* 136: the producer may be writing below this; stored before it writes */
     int64_t head_recv_ns;    /* 144: receive time of the newest published record */
@@ -186,6 +187,7 @@ typedef struct {
 static_assert(sizeof(sise_consumer_slot) == SISE_CACHE_LINE, "consumer slot");
 static_assert(offsetof(sise_consumer_slot, position) == 16 && offsetof(sise_consumer_slot, sleeping) == 36, "slot");
 static_assert(offsetof(sise_ring_header, epoch) == 24 && offsetof(sise_ring_header, boot_id) == 48, "ring header");
+static_assert(offsetof(sise_ring_header, ring) == 40 && offsetof(sise_ring_header, identity_crc32c) == 80, "ring header");
 static_assert(offsetof(sise_ring_header, head) == 128 && offsetof(sise_ring_header, synced) == 192, "ring header");
 static_assert(offsetof(sise_ring_header, consumers) == 256, "ring header");
 static_assert(offsetof(sise_ring_header, index) == 4096, "ring header");

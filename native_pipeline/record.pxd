@@ -132,6 +132,7 @@ cdef extern from "layout.h" nogil:
         char boot_id[16]
         int64_t producer_pid
         uint64_t resume_seq
+        uint32_t identity_crc32c
         uint64_t head
         uint64_t claimed
         int64_t head_recv_ns

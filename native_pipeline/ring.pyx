@@ -58,7 +58,7 @@ from native_pipeline.record cimport (
     sise_store_release,
 )
 
-from daemon.errors import RingError
+from daemon.errors import RingError, RingInUse
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char* text, size_t limit)
@@ -87,6 +87,7 @@ cdef enum:
     FIRST_COPY = 1 << 18         # a lossy reader copies windows of 256 KiB, fewer bytes than an L2 cache
     MAX_QUARANTINE = 1 << 20     # longer frames are kept up to here and marked as truncated
     PAGE = 4096
+    IDENTITY_BYTES = 44          # of the header: magic to ring number, written once
 
 GATING = SISE_CONSUMER_GATING
 LOSSY = SISE_CONSUMER_LOSSY
@@ -127,6 +128,7 @@ def create_ring(path, *, int ring, uint64_t capacity_bytes,
     header.epoch = time.time_ns() // 1000
     header.first_seq = header.epoch
     header.ring = ring
+    header.identity_crc32c = sise_crc32c(<const char*>&header, IDENTITY_BYTES)
     header.clean = 1
     for number, (name, mode) in enumerate(consumers):
         encoded = _slot_name(name)
@@ -219,6 +221,8 @@ cdef class RingFile:
             raise RingError(
                 f"{self.path}: is {size} bytes long, its header says {SISE_RING_HEADER_BYTES + header.capacity_bytes}"
             )
+        if header.identity_crc32c != sise_crc32c(<const char*>header, IDENTITY_BYTES):
+            raise RingError(f"{self.path}: epoch, first seq or number of the ring are damaged: wrong checksum")
         self.capacity = header.capacity_bytes
         self.mask = self.capacity - 1
         self.block_bytes = self.capacity // SISE_INDEX_BLOCKS
@@ -391,7 +395,7 @@ cdef class RingWriter(RingFile):
         for i in range(SISE_CONSUMERS):
             self.wake_fds[i] = -1
         if not _lock(self.fd, _PRODUCER_LOCK):
-            raise RingError(f"{self.path}: another producer holds it (pid {self.header.producer_pid})")
+            raise RingInUse(f"{self.path}: another producer holds it (pid {self.header.producer_pid})")
         self.ledger = Ledger()
         self._recover()
         for name, fd in (wake_fds or {}).items():
@@ -868,7 +872,7 @@ cdef class RingReader(RingFile):
         if self.slot.mode != <uint32_t>(SISE_CONSUMER_GATING if gating else SISE_CONSUMER_LOSSY):
             raise RingError(f"{self.path}: consumer {name!r} is of the other kind (gating or lossy)")
         if not _lock(self.fd, _FIRST_SLOT_LOCK + 64 * self.slot_index):
-            raise RingError(f"{self.path}: consumer {name!r} is in use (pid {self.slot.pid})")
+            raise RingInUse(f"{self.path}: consumer {name!r} is in use (pid {self.slot.pid})")
         self.slot.pid = os.getpid()
         sise_store32_relaxed(&self.slot.sleeping, 0)
         self.position = sise_load_relaxed(&self.slot.position)

@@ -258,8 +258,7 @@ class Rig:
         return Verdict(*(int(value or 0) for value in (*row, *seqs)))
 
 
-# A record counts as accounted for when it was sent while a recorded gap of its symbol and kind was open. The gap starts
-# at the last read before the interruption; a record sent in the 2 s before it may still have been on its way.
+# A record counts as accounted for when it was sent while a recorded gap of its symbol and kind was open.
 COMPARE = """
 WITH stored AS (
     SELECT 'trade' AS kind, symbol, cum_volume::bigint AS key, price, volume AS size FROM market_ticks
@@ -274,7 +273,7 @@ WITH stored AS (
            m.key IS NULL AND EXISTS (
                SELECT FROM feed_gaps g
                WHERE g.symbol = j.symbol AND g.kind = j.kind
-                 AND to_timestamp(j.sent_ns / 1e9) BETWEEN g.started - interval '2 s' AND g.ended
+                 AND to_timestamp(j.sent_ns / 1e9) BETWEEN g.started AND g.ended
            ) AS is_in_gap
     FROM journal j FULL JOIN matched m USING (kind, symbol, key)
 )

@@ -8,13 +8,14 @@ its answer got lost, or another writer is active; reading the cursor tells which
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Protocol
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from daemon import log
 from daemon.config import Database as DatabaseSettings
 from daemon.errors import Refused
 from daemon.sinks import schema
@@ -35,6 +36,30 @@ ADVANCE = """
 UPDATE ingest_cursor AS cursor SET seq = advance.new, updated_at = now()
 FROM unnest(%s::int2[], %s::int8[], %s::int8[], %s::int8[]) AS advance (ring, epoch, old, new)
 WHERE cursor.ring = advance.ring AND cursor.epoch = advance.epoch AND cursor.seq = advance.old"""
+
+START_CURSOR = "INSERT INTO ingest_cursor (ring, epoch, seq) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
+PREDECESSOR = """
+SELECT epoch, updated_at FROM ingest_cursor WHERE ring = %s AND epoch < %s ORDER BY epoch DESC LIMIT 1"""
+# Both searches are bounded, so that a start does not read years: a cursor is never older than its rows by more than the
+# time that a batch takes to get stored, and a symbol that was silent for days has nothing to miss.
+NEWEST_RECEIPT = """
+SELECT coalesce(max(newest), %(updated_at)s) FROM (
+    SELECT max(recv_time) AS newest FROM market_ticks
+    WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'
+    UNION ALL SELECT max(recv_time) FROM market_orderbook
+    WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'
+) AS by_table"""
+# Once, however often it is tried: until a row of that ring is stored, `started` stays what it is.
+ADD_GAPS = """
+INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq)
+SELECT DISTINCT venue, market, symbol, kind, %(started)s::timestamptz, now(), %(reason)s, NULL::float8, source, 0
+FROM ingest_ledger AS known
+WHERE source = %(ring)s AND minute >= %(updated_at)s - INTERVAL '3 days' AND %(started)s < now() AND NOT EXISTS (
+    SELECT FROM feed_gaps AS gap
+    WHERE gap.ended >= %(started)s AND gap.started = %(started)s AND gap.reason = %(reason)s
+    AND (gap.source, gap.venue, gap.market, gap.symbol, gap.kind)
+        = (known.source, known.venue, known.market, known.symbol, known.kind)
+)"""
 
 Ring = tuple[int, int]  # number, epoch
 
@@ -105,21 +130,35 @@ class Database:
         self._settings = settings
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
         self._in_doubt = False  # an attempt failed, and may have been committed all the same
+        self._log = log.get()
 
     def start_cursors(self, first: Mapping[Ring, int]) -> dict[Ring, int]:
-        """Bring the schema up to date; return the stored cursor of each ring of *first*, a new one at its seq there."""
+        """Bring the schema up to date; return the stored cursor of each ring of *first*, a new one at its seq there.
+
+        A new epoch of a ring that the database knows has replaced a file whose newest records may not be stored: that
+        is logged, and noted in `feed_gaps`.
+        """
         connection = self._connected()
-        with self._discarding_on_failure(connection), connection.cursor() as cursor:
+        with self._discarding_on_failure(connection):
             schema.migrate(
                 connection,
                 retention_days=self._settings.retention_days,
                 columnstore_after_days=self._settings.columnstore_after_days,
             )
-            cursor.executemany(
-                "INSERT INTO ingest_cursor (ring, epoch, seq) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                [(*ring, seq) for ring, seq in first.items()],
-            )
+            with connection.transaction():
+                for ring, seq in first.items():
+                    if connection.execute(START_CURSOR, [*ring, seq]).rowcount:
+                        self._note_replaced(connection, ring)
         return self._cursors(first)
+
+    def add_lapped_gaps(self, ring: Ring) -> None:
+        """Note in `feed_gaps` that *ring* no longer holds what follows the database's cursor."""
+        connection = self._connected()
+        with self._discarding_on_failure(connection), connection.transaction():
+            query = "SELECT updated_at FROM ingest_cursor WHERE ring = %s AND epoch = %s"
+            row = connection.execute(query, ring).fetchone()
+            if row is not None:
+                self._add_gaps(connection, ring[0], row[0], "ring lapped")
 
     def store(self, batch: Batch, advances: Sequence[Advance]) -> None:
         """Store *batch* and move the cursors; returns when that is so, also if an earlier attempt had done it.
@@ -179,6 +218,28 @@ class Database:
 
     def _discarding_on_failure(self, connection: psycopg.Connection[tuple[object, ...]]) -> "_Discarding":
         return _Discarding(self, connection)
+
+    def _note_replaced(self, connection: psycopg.Connection[tuple[object, ...]], ring: Ring) -> None:
+        """Before the commit: twice in the log if that fails is better than never if only its answer is lost."""
+        number, epoch = ring
+        row = connection.execute(PREDECESSOR, ring).fetchone()
+        if row is None:
+            return
+        old_epoch, updated_at = row
+        started = self._add_gaps(connection, number, updated_at, "ring lost")
+        self._log.critical("ring_lost", ring=number, old_epoch=old_epoch, new_epoch=epoch, started=started.isoformat())
+
+    def _add_gaps(
+        self, connection: psycopg.Connection[tuple[object, ...]], number: int, updated_at: object, reason: str
+    ) -> datetime:
+        """Add a row for each stream of ring *number*, from its newest row until now; return when they start."""
+        values = {"ring": number, "updated_at": updated_at, "reason": reason}
+        row = connection.execute(NEWEST_RECEIPT, values).fetchone()
+        assert row is not None
+        started = row[0]
+        assert isinstance(started, datetime)
+        connection.execute(ADD_GAPS, {**values, "started": started})
+        return started
 
     def _advance(self, connection: psycopg.Connection[tuple[object, ...]], advances: Sequence[Advance]) -> None:
         """Before the rows: a writer that was overtaken finds out at once, and two never copy side by side."""

@@ -3,6 +3,8 @@
 With TimescaleDB the two big tables are hypertables and its jobs compress and drop old chunks. Without it they are
 partitioned by UTC day, and `maintain` makes partitions ahead and drops old ones. Which of the two a database has is
 decided by its first migration: an extension that is installed later changes nothing.
+
+Retention counts from receipt: a row whose exchange time is years old is kept as long as every other.
 """
 
 import hashlib
@@ -174,15 +176,23 @@ def _set_policies(connection: Connection, retention_days: int, columnstore_after
         if _policy_interval(connection, table, "columnstore") != after:
             connection.execute("CALL remove_columnstore_policy(%s::regclass, if_exists => true)", [table])
             connection.execute("CALL add_columnstore_policy(%s::regclass, after => %s::interval)", [table, after])
-        keep = timedelta(days=retention_days) if retention_days else None
-        if _policy_interval(connection, table, "retention") != keep:
+        # A chunk is as old as its first row received, and gets more rows for a day: what its exchange time is does not
+        # matter. The extra day is that of the last of them, and of their ledger rows, which maintain() drops.
+        keep = timedelta(days=retention_days + 1) if retention_days else None
+        if keep is None or _policy_interval(connection, table, "retention") != keep:
             connection.execute("SELECT remove_retention_policy(%s::regclass, if_exists => true)", [table])
             if keep is not None:
-                connection.execute("SELECT add_retention_policy(%s::regclass, %s::interval)", [table, keep])
+                connection.execute(
+                    "SELECT add_retention_policy(%s::regclass, drop_created_before => %s::interval)", [table, keep]
+                )
 
 
 def _policy_interval(connection: Connection, table: str, policy: Literal["columnstore", "retention"]) -> object:
-    key, name = {"columnstore": ("compress_after", "compression"), "retention": ("drop_after", "retention")}[policy]
+    """Return the interval of the policy; None: there is none, or it counts from another moment."""
+    key, name = {
+        "columnstore": ("compress_after", "compression"),
+        "retention": ("drop_created_before", "retention"),
+    }[policy]
     row = connection.execute(
         "SELECT (config ->> %s)::interval FROM timescaledb_information.jobs"
         " WHERE hypertable_name = %s AND proc_name IN (%s, %s)",
@@ -246,14 +256,32 @@ def _make_partition(connection: Connection, table: str, day: date) -> str:
 
 
 def _drop_partitions(connection: Connection, cutoff: date) -> None:
+    """Drop what was received before *cutoff*, by whole partitions where there is one.
+
+    A partition of an old day to which anything was received since then stays as a whole.
+    """
     for table in MARKET_TABLES:
         for day, name in _partitions(connection, table).items():
-            if day < cutoff:
-                with connection.transaction():
-                    connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-                    connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
-        query = sql.SQL("DELETE FROM {} WHERE time < {}").format(sql.Identifier(f"{table}_default"), _start_of(cutoff))
+            if day < cutoff and not _has_receipts_since(connection, name, cutoff):
+                _drop_partition(connection, table, name, cutoff)
+        query = sql.SQL("DELETE FROM {} WHERE time < {start} AND recv_time < {start}").format(
+            sql.Identifier(f"{table}_default"), start=_start_of(cutoff)
+        )
         connection.execute(query)
+
+
+def _drop_partition(connection: Connection, table: str, name: str, cutoff: date) -> None:
+    with connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        # The table before its partition, in the order that inserts take them; nothing arrives after the second look.
+        connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(table)))
+        if not _has_receipts_since(connection, name, cutoff):
+            connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+
+
+def _has_receipts_since(connection: Connection, partition: str, cutoff: date) -> bool:
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE recv_time >= {})")
+    return connection.execute(query.format(sql.Identifier(partition), _start_of(cutoff))).fetchone() == (True,)
 
 
 def _partitions(connection: Connection, table: str) -> dict[date, str]:

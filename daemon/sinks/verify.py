@@ -2,7 +2,8 @@
 
 *Received* is what the workers counted where records enter the ring (`ingest_ledger`), *stored* are the rows of the
 market tables, *published* the counts that Redis keeps beside its messages. A ledger row covers its source up to a
-seq; rows behind the newest one are *open*: in flight, and not compared yet. The comparison is exact: no tolerance.
+seq; rows behind the newest one of their epoch are *open*: in flight, or the last of a ring that was lost with their
+ledger rows, and not compared with it. The comparison is exact: no tolerance.
 """
 
 import time
@@ -29,20 +30,34 @@ SETTLE_S = 0.5
 MAX_SHOWN = 50
 UTC_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-CHECKPOINTS = "SELECT source, max(through_seq) FROM ingest_ledger WHERE minute >= %s GROUP BY source"
+# An epoch owns the seqs from its number up to the next epoch of that ring: a ring that was lost took its newest ledger
+# rows with it, and those of its successor do not cover its rows. What no cursor knows belongs to an epoch 0.
+CHECKPOINTS = """
+WITH epochs AS (
+    SELECT source, epoch, coalesce(lead(epoch) OVER (PARTITION BY source ORDER BY epoch), 9223372036854775807) AS behind
+    FROM (SELECT ring AS source, epoch FROM ingest_cursor
+          UNION SELECT DISTINCT source, 0 FROM ingest_ledger WHERE minute >= %(start)s) AS known
+)
+SELECT source, epoch, behind, max(through_seq) FROM ingest_ledger JOIN epochs USING (source)
+WHERE minute >= %(start)s AND seq >= epoch AND seq < behind GROUP BY 1, 2, 3"""
+KNOWN = """unnest(%(source)s::int2[], %(epoch)s::int8[], %(behind)s::int8[], %(checkpoint)s::int8[])
+    AS known (source, epoch, behind, checkpoint)"""
 RECEIVED = """
 SELECT minute, market, symbol, kind, sum(received) FROM ingest_ledger
-WHERE minute >= %s AND minute < %s GROUP BY 1, 2, 3, 4"""
+WHERE minute >= %(first)s AND minute < %(behind_last)s GROUP BY 1, 2, 3, 4"""
 STORED = """
 SELECT date_bin('1 minute', recv_time, TIMESTAMPTZ 'epoch') AS minute, market, symbol,
-    count(*) FILTER (WHERE seq <= checkpoint), count(*) FILTER (WHERE seq > coalesce(checkpoint, 0))
-FROM {table} LEFT JOIN unnest(%s::int2[], %s::int8[]) AS known (source, checkpoint) USING (source)
-WHERE recv_time >= %s AND recv_time < %s GROUP BY 1, 2, 3"""
+    count(*) FILTER (WHERE seq <= checkpoint), count(*) FILTER (WHERE (seq <= checkpoint) IS NOT TRUE)
+FROM {table} AS row LEFT JOIN {known} ON row.source = known.source AND seq >= epoch AND seq < behind
+WHERE recv_time >= %(first)s AND recv_time < %(behind_last)s GROUP BY 1, 2, 3"""
 DUPLICATED = """
-SELECT coalesce(sum(rows - different), 0) FROM (
-    SELECT count(*) AS rows, count(DISTINCT seq) AS different FROM {table}
-    WHERE recv_time >= %s AND recv_time < %s GROUP BY source
-) AS by_source"""
+SELECT date_bin('1 minute', received, TIMESTAMPTZ 'epoch') AS minute, market, symbol,
+    sum(copies), coalesce(sum(copies) FILTER (WHERE seq <= checkpoint), 0)
+FROM (
+    SELECT source, seq, count(*) - 1 AS copies, min(recv_time) AS received, min(market) AS market, min(symbol) AS symbol
+    FROM {table} WHERE recv_time >= %(first)s AND recv_time < %(behind_last)s GROUP BY 1, 2 HAVING count(*) > 1
+) AS row LEFT JOIN {known} ON row.source = known.source AND seq >= epoch AND seq < behind
+GROUP BY 1, 2, 3"""
 LEDGER_BOUNDS = "SELECT min(minute), max(minute) FROM ingest_ledger WHERE minute >= %s"
 ROW_BOUNDS = """
 SELECT min(first), max(last) FROM (
@@ -65,12 +80,13 @@ Counts = Mapping[Key, int]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One key whose counts are not the same."""
+    """One key whose counts are not the same, or that has a row more than once."""
 
     key: Key
     received: int
     stored: int
     published: int | None  # None: not compared
+    duplicated: int = 0  # rows whose seq another row has as well, open ones included
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready values."""
@@ -82,6 +98,7 @@ class Difference:
             "received": self.received,
             "stored": self.stored,
             "published": self.published,
+            "duplicated": self.duplicated,
         }
 
 
@@ -94,7 +111,7 @@ class Report:
     published: int = 0
     published_expected: int = 0  # received, where Redis still has its counts
     open: int = 0  # stored, not covered by a ledger row yet
-    lost: int = 0
+    lost: int = 0  # received, and not stored even once
     duplicated: int = 0
     quarantined: int = 0
     gaps: int = 0
@@ -139,10 +156,11 @@ class Report:
         for difference in self.differences[:MAX_SHOWN]:
             minute, market, symbol, kind = difference.key
             published = "-" if difference.published is None else difference.published
-            lines.append(
+            line = (
                 f"{_time_of(minute):%Y-%m-%d %H:%M}Z {market} {symbol} {kind}: "
                 f"received {difference.received} stored {difference.stored} published {published}"
             )
+            lines.append(f"{line} duplicated {difference.duplicated}" if difference.duplicated else line)
         if len(self.differences) > MAX_SHOWN:
             lines.append(f"... and {len(self.differences) - MAX_SHOWN:,} more differences")
         lines.append("complete: nothing is missing" if self.is_complete else "NOT complete")
@@ -159,25 +177,31 @@ class Window:
     published: Counts
     published_from: int  # first minute that Redis still counts; later than every minute: compare none
     growing_from: int  # first minute that may still get messages
+    published_before: Counts = field(default_factory=dict)  # of growing minutes, counted before the rows were
+    duplicated: Counts = field(default_factory=dict)
 
 
 def compare(window: Window) -> Iterator[Difference]:
-    """Yield each key of *window* whose counts differ."""
-    for key in sorted(window.received.keys() | window.stored.keys()):
+    """Yield each key of *window* whose counts differ or that has duplicates."""
+    keys = window.received.keys() | window.stored.keys() | window.duplicated.keys()
+    keys |= {key for key in window.published if key.minute < window.growing_from}
+    for key in sorted(keys):
         received = window.received.get(key, 0)
         stored = window.stored.get(key, 0)
+        duplicated = window.duplicated.get(key, 0)
         published = window.published.get(key, 0) if key.minute >= window.published_from else None
-        if stored != received or not _is_published(key, received, published, window):
-            yield Difference(key, received, stored, published)
+        if stored != received or duplicated or not _is_published(key, received, published, window):
+            yield Difference(key, received, stored, published, duplicated)
 
 
 def _is_published(key: Key, received: int, published: int | None, window: Window) -> bool:
+    """What is open was published or will be; in a growing minute also what is not stored yet."""
     if published is None:
         return True
-    expected = received + window.open.get(key, 0)
-    if key.minute >= window.growing_from or key in window.open:  # what is open may not be stored yet, or be published
-        return published >= received
-    return published == expected
+    still_open = window.open.get(key, 0)
+    if key.minute < window.growing_from:
+        return received <= published <= received + still_open
+    return published >= received and (still_open > 0 or window.published_before.get(key, 0) <= received)
 
 
 def verify(config: Config, since: datetime | None = None, *, sleep: Callable[[float], None] = time.sleep) -> Report:
@@ -195,13 +219,16 @@ def verify(config: Config, since: datetime | None = None, *, sleep: Callable[[fl
         ) as connection,
         redis.Redis.from_url(config.redis.url, socket_timeout=config.redis.timeout_s) as client,
     ):
+        sources = _Sources(connection, client, config, _minute_of(datetime.now(UTC)))
+        if sources.count_published_before():
+            sleep(SETTLE_S)  # the writer stores within its flush interval what was published by now
         # One snapshot: a ledger row is never seen without the rows that it counts.
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         start = UTC_EPOCH if since is None else _time_of(_minute_of(since))
-        checkpoints = connection.execute(CHECKPOINTS, [start]).fetchall()
-        for first, behind in _windows(connection, start):
-            _add_window(report, _Sources(connection, client, config, checkpoints), first, behind, sleep)
+        sources.read_checkpoints(start)
+        for first, behind in _windows(sources, start):
+            _add_window(report, sources, first, behind, sleep)
         report.quarantined = _count(connection, "SELECT count(*) FROM quarantine WHERE recv_time >= %s", [start])
         report.gaps = _count(connection, "SELECT count(*) FROM feed_gaps WHERE ended >= %s", [start])
     return report
@@ -214,56 +241,98 @@ class _Sources:
     connection: psycopg.Connection[tuple[Any, ...]]
     client: redis.Redis
     config: Config
-    checkpoints: Sequence[tuple[Any, ...]]
+    now: int  # minute in which the comparison began
+    published_before: Counts = field(default_factory=dict)
+    checkpoints: Mapping[str, Sequence[int]] = field(default_factory=dict)  # columns of KNOWN
+
+    @property
+    def growing_from(self) -> int:
+        """First minute that may still have got messages when the comparison began."""
+        return self.now - GROWING_MINUTES + 1
+
+    @property
+    def published_from(self) -> int:
+        """First minute that Redis still counts, now."""
+        return _minute_of(datetime.now(UTC)) - self.config.redis.minute_counts_kept_h * 60 + 1
+
+    @property
+    def retained_from(self) -> int:
+        """First minute whose rows are kept; see `schema.maintain`."""
+        days = self.config.database.retention_days
+        return (self.now // (24 * 60) - days) * 24 * 60 if days else 0
+
+    def count_published_before(self) -> bool:
+        """Read the counts of the growing minutes; whether there are any."""
+        try:
+            self.published_before = read_published(self.client, range(self.growing_from, self.now + 1))
+        except redis.RedisError:
+            return False  # found again, and reported, when the counts are compared
+        return bool(self.published_before)
+
+    def read_checkpoints(self, start: datetime) -> None:
+        """Read how far the ledger covers each epoch."""
+        rows = self.connection.execute(CHECKPOINTS, {"start": start}).fetchall()
+        names = ("source", "epoch", "behind", "checkpoint")
+        self.checkpoints = {name: [row[column] for row in rows] for column, name in enumerate(names)}
 
 
 def _add_window(report: Report, sources: _Sources, first: int, behind: int, sleep: Callable[[float], None]) -> None:
-    bounds = [_time_of(first), _time_of(behind)]
+    values = {"first": _time_of(first), "behind_last": _time_of(behind), **sources.checkpoints}
     received = {
         Key(_minute_of(minute), market, symbol, kind): int(count)
-        for minute, market, symbol, kind, count in sources.connection.execute(RECEIVED, bounds)
+        for minute, market, symbol, kind, count in sources.connection.execute(RECEIVED, values)
     }
     stored: Counter[Key] = Counter()
     still_open: Counter[Key] = Counter()
+    duplicated: Counter[Key] = Counter()
+    once: Counter[Key] = Counter()
     for table, kind in TABLE_KINDS.items():
-        known = [[row[column] for row in sources.checkpoints] for column in (0, 1)]
-        query = STORED.format(table=table).encode()
-        for minute, market, symbol, closed, beyond in sources.connection.execute(query, [*known, *bounds]):
+        query = STORED.format(table=table, known=KNOWN).encode()
+        for minute, market, symbol, closed, beyond in sources.connection.execute(query, values):
             key = Key(_minute_of(minute), market, symbol, kind)
             stored[key] += closed
+            once[key] += closed
             still_open[key] += beyond
-        report.duplicated += _count(sources.connection, DUPLICATED.format(table=table), bounds)
+        query = DUPLICATED.format(table=table, known=KNOWN).encode()
+        for minute, market, symbol, copies, closed in sources.connection.execute(query, values):
+            key = Key(_minute_of(minute), market, symbol, kind)
+            duplicated[key] += int(copies)
+            once[key] -= int(closed)
     stored, still_open = +stored, +still_open  # without zeros
 
     for attempt in range(SETTLE_ATTEMPTS):
-        window = _with_published(report, sources, received, stored, still_open)
+        published, published_from = _published(report, sources, first, behind)
+        window = Window(
+            received, stored, still_open, published, published_from, sources.growing_from,
+            sources.published_before, duplicated,
+        )  # fmt: skip
         differences = list(compare(window))
-        if attempt == SETTLE_ATTEMPTS - 1 or not any(d.stored == d.received for d in differences):
+        if attempt == SETTLE_ATTEMPTS - 1 or not any(
+            d.published is not None and d.published < d.received for d in differences
+        ):
             break
         sleep(SETTLE_S)
     report.differences += differences
     report.received += sum(received.values())
     report.stored += stored.total()
     report.open += still_open.total()
-    report.lost += sum(max(0, received[key] - stored[key]) for key in received)
-    compared = [key for key in received if key.minute >= window.published_from]
-    report.published += sum(window.published.get(key, 0) for key in compared)
-    report.published_expected += sum(received[key] for key in compared)
+    report.duplicated += duplicated.total()
+    report.lost += sum(max(0, received[key] - once[key]) for key in received)
+    compared = {key for key in {*received, *(d.key for d in differences)} if key.minute >= published_from}
+    report.published += sum(published.get(key, 0) for key in compared)
+    report.published_expected += sum(received.get(key, 0) for key in compared)
 
 
-def _with_published(report: Report, sources: _Sources, received: Counts, stored: Counts, still_open: Counts) -> Window:
-    """Add what Redis counts now, for the minutes that it keeps."""
-    now = _minute_of(datetime.now(UTC))
-    published_from = now - sources.config.redis.minute_counts_kept_h * 60 + 1
-    minutes = sorted({key.minute for key in received.keys() | stored.keys() if key.minute >= published_from})
+def _published(report: Report, sources: _Sources, first: int, behind: int) -> tuple[Counts, int]:
+    """Return what Redis counts now for the minutes that it keeps, and the first of these."""
+    published_from = sources.published_from
     try:
-        published = read_published(sources.client, minutes)
+        published = read_published(sources.client, range(max(first, published_from), behind))
     except redis.RedisError as exc:
         report.redis_problem = str(exc)
-        published, published_from = {}, now + 1_000_000
-    else:
-        report.redis_problem = None
-    return Window(received, stored, still_open, published, published_from, now - GROWING_MINUTES + 1)
+        return {}, sources.now + 1_000_000
+    report.redis_problem = None
+    return published, published_from
 
 
 def read_published(client: redis.Redis, minutes: Sequence[int]) -> dict[Key, int]:
@@ -279,15 +348,20 @@ def read_published(client: redis.Redis, minutes: Sequence[int]) -> dict[Key, int
     return found
 
 
-def _windows(connection: psycopg.Connection[tuple[Any, ...]], start: datetime) -> Iterator[tuple[int, int]]:
-    """Yield (first minute, minute behind the last) of each stretch that has a ledger row, or rows without one."""
-    first, last = connection.execute(LEDGER_BOUNDS, [start]).fetchone() or (None, None)
+def _windows(sources: _Sources, start: datetime) -> Iterator[tuple[int, int]]:
+    """Yield (first minute, minute behind the last) of each stretch that has a ledger row, rows without one, or counts.
+
+    The minutes that Redis keeps are always among them: what was published may be all that is left of a record.
+    """
+    first, last = sources.connection.execute(LEDGER_BOUNDS, [start]).fetchone() or (None, None)
     # Only the newest rows can be without a ledger row: a scan of everything is needed only if there is no ledger.
-    rows = connection.execute(ROW_BOUNDS, [last or start] * 2).fetchone() or (None, None)
-    known = [moment for moment in (first, last, *rows) if moment is not None]
-    if not known:
+    rows = sources.connection.execute(ROW_BOUNDS, [last or start] * 2).fetchone() or (None, None)
+    minutes = [_minute_of(moment) for moment in (first, last, *rows) if moment is not None]
+    counted = range(max(_minute_of(start), sources.published_from, sources.retained_from), sources.growing_from)
+    minutes += [counted[0], counted[-1]] if counted else []
+    if not minutes:
         return
-    minute, behind = _minute_of(min(known)), _minute_of(max(known)) + 1
+    minute, behind = min(minutes), max(minutes) + 1
     while minute < behind:
         yield minute, min(minute + WINDOW_MINUTES, behind)
         minute += WINDOW_MINUTES

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -67,6 +68,10 @@ class Reader(Protocol):
     def lag_bytes(self) -> int:
         """Published and not committed."""
 
+    @property
+    def corrupt_records(self) -> int:
+        """Records skipped because they were damaged."""
+
     def seek_after(self, seq: int, /) -> int:
         """Go behind *seq*; return how many of the following records are gone."""
 
@@ -105,6 +110,9 @@ class Store(Protocol):
 
     def start_cursors(self, first: Mapping[Ring, int], /) -> dict[Ring, int]:
         """Return the stored cursor of each ring, made if there was none."""
+
+    def add_lapped_gaps(self, ring: Ring, /) -> None:
+        """Note that what follows the ring's cursor is missing."""
 
     def store(self, batch: Batch, advances: Sequence[Advance], /) -> None:
         """Store the rows and move the cursors."""
@@ -176,6 +184,7 @@ class Writer:
         self._clock = clock
         self._cursors: dict[Ring, int] = {}
         self._reached: dict[Ring, int] = {}  # cursors after the current batch, of the rings that are in it
+        self._damaged: dict[Ring, int] = {}  # records skipped so far, of the rings that have any
         self._turn = 0
         self._trouble: FailureKind | None = None
         self._drain_deadline: float | None = None
@@ -208,11 +217,13 @@ class Writer:
         first = {_ring_of(reader): reader.first_seq - 1 for reader in self._readers}
         self._cursors = self._until_it_works(lambda: self._database.start_cursors(first))
         for reader in self._readers:
-            cursor = self._cursors[_ring_of(reader)]
+            ring = _ring_of(reader)
+            cursor = self._cursors[ring]
             missing = reader.seek_after(cursor)
             if missing > 0:
                 self._counters.increment("writer_lapped", missing)
                 self._log.critical("records_missing_in_ring", ring=reader.ring, after_seq=cursor, missing=missing)
+                self._until_it_works(partial(self._database.add_lapped_gaps, ring))
 
     def _is_drained(self) -> bool:
         return not self._gather(limit=1)
@@ -241,6 +252,7 @@ class Writer:
         limit = limit or self._settings.batch_rows
         self._turn += 1
         order = [self._readers[(self._turn + i) % len(self._readers)] for i in range(len(self._readers))]
+        before = {**self._cursors, **self._reached}
         progress = True
         while progress and self._batch.records < limit:
             progress = False
@@ -249,7 +261,18 @@ class Writer:
                 if self._batch.records < limit and self._batch.append_from(reader, share):
                     self._reached[_ring_of(reader)] = reader.last_seq
                     progress = True
+        self._note_damage(before)
         return self._batch.records
+
+    def _note_damage(self, before: Mapping[Ring, int]) -> None:
+        """Report what the readers have skipped since the last look; *before*: the newest record read until then."""
+        for reader in self._readers:
+            ring, total = _ring_of(reader), reader.corrupt_records
+            grown = total - self._damaged.get(ring, 0)
+            if grown > 0:
+                self._damaged[ring] = total
+                self._counters.increment("corrupt_records", grown)
+                self._log.critical("records_damaged", ring=reader.ring, records=grown, after_seq=before[ring])
 
     def _wait_for_records(self) -> None:
         """Sleep until a producer publishes; an idle daemon costs one wake-up a second."""

@@ -70,7 +70,7 @@ class _Managed:
         return vitals is not None and vitals["pid"] == pid and vitals["state"] != ProcessState.STARTING
 
 
-class _StopAsked(Exception):  # noqa: N818 - not an error
+class _StopAsked(Exception):
     """SIGTERM came while we were waiting for orphans."""
 
 

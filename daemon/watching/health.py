@@ -1,6 +1,6 @@
 """Decide from readings whether the daemon is alive, and whether it is ready: pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from daemon.supervision.process import ProcessState
 from daemon.supervision.supervisor import NAME as SUPERVISOR
@@ -53,11 +53,23 @@ def _role_reasons(process: ProcessReading) -> list[str]:
         ready, planned = values["connections_ready"], values["connections_planned"]
         if planned == 0:
             return [f"{process.name}: plans no connection yet"]
-        if ready < planned:
-            return [f"{process.name}: {ready} of {planned} connections stream"]
+        reasons = [f"{process.name}: {ready} of {planned} connections stream"] if ready < planned else []
+        return reasons + _subscription_reasons(process.name, values)
     if process.role == WRITER and values["database_connected"] != 1:
         return [f"{process.name}: the database is not connected"]
     return []
+
+
+def _subscription_reasons(name: str, values: Mapping[str, int]) -> list[str]:
+    """A connection that is up and carries less than what was planned does not stream."""
+    reasons = []
+    if values["subscriptions_confirmed"] == 0:
+        reasons.append(f"{name}: no subscription is confirmed")
+    if values["subscriptions_pending"] > 0:
+        reasons.append(f"{name}: {values['subscriptions_pending']} subscriptions wait for the venue's answer")
+    if values["subscriptions_failed"] > 0:
+        reasons.append(f"{name}: {values['subscriptions_failed']} subscriptions failed")
+    return reasons
 
 
 def _lag_reasons(history: Sequence[Reading]) -> list[str]:

@@ -64,8 +64,11 @@ async def _monitor(child: Child) -> None:
     address_file = child.data_dir / "run" / ADDRESS_FILE
 
     def on_listening(address: str) -> None:
-        write_atomically(address_file, f"{address}\n".encode())
         child.log.info("http_listening", address=address)
+        try:
+            write_atomically(address_file, f"{address}\n".encode())
+        except OSError as exc:  # a full disk: who reads the file can read the log
+            child.log.error("run_record_not_written", path=str(address_file), error=exc.strerror)  # noqa: TRY400
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -30,11 +30,12 @@ def insert_tick(
     price: float = 71200.0,
     volume: float = 1.0,
     seq: int = 1,
+    received: datetime | None = None,
 ) -> None:
     connection.execute(
         "INSERT INTO market_ticks (time, symbol, price, volume, market, venue, recv_time, flags, source, seq)"
         " VALUES (%s, %s, %s, %s, 'kr', 'kis', %s, 0, 0, %s)",
-        [time, symbol, price, volume, time, seq],
+        [time, symbol, price, volume, received or time, seq],
     )
 
 
@@ -160,6 +161,34 @@ def test_retention_drops_whole_days_and_old_rows_of_the_small_tables(connection:
         assert connection.execute(query).fetchall() == [(NOON,)], query
     assert "market_ticks_p20261101" not in partitions(connection)
     assert "market_ticks_p20261119" in partitions(connection)
+
+
+@pytest.mark.requirement("EDGE-01")
+def test_retention_counts_from_receipt_whatever_the_exchange_time_is(connection: schema.Connection) -> None:
+    schema.ensure_partitions(connection, date(2026, 11, 1))
+    old_day, very_old = datetime(2026, 11, 1, 3, tzinfo=UTC), datetime(2023, 5, 1, tzinfo=UTC)
+    for time in (old_day, very_old):
+        insert_tick(connection, time, received=NOON)
+    insert_tick(connection, datetime(2031, 1, 1, tzinfo=UTC), received=very_old)
+
+    schema.maintain(connection, TODAY, retention_days=10)
+    kept = connection.execute("SELECT time FROM market_ticks ORDER BY time").fetchall()
+    schema.maintain(connection, TODAY + timedelta(days=11), retention_days=10)
+
+    assert kept[:2] == [(very_old,), (old_day,)]
+    assert connection.execute("SELECT count(*) FROM market_ticks WHERE recv_time = %s", [NOON]).fetchone() == (0,)
+    assert "market_ticks_p20261101" not in partitions(connection)
+
+
+def test_the_ledger_ends_where_the_rows_end(connection: schema.Connection) -> None:
+    for minute in (datetime(2026, 11, 9, 23, 59, tzinfo=UTC), datetime(2026, 11, 10, tzinfo=UTC)):
+        connection.execute(
+            "INSERT INTO ingest_ledger VALUES (%s, 'kr', 'kis', '005930', 'trade', 1, 1, 0, 2)", [minute]
+        )
+
+    schema.maintain(connection, TODAY, retention_days=10)
+
+    assert connection.execute("SELECT minute FROM ingest_ledger").fetchall() == [(datetime(2026, 11, 10, tzinfo=UTC),)]
 
 
 def test_retention_of_zero_days_keeps_everything(connection: schema.Connection) -> None:

@@ -27,7 +27,9 @@ from tests.integration.dummy_harness import QUICK, WORKER, WRITER, Daemon, Start
 from tests.spec.made_readings import reading
 
 REAL_MONITOR = Dummy(role="monitor", drain_order=3, best_effort=True, module="daemon.watching.monitor")
-STREAMING = behaving(WORKER, adds={"connections_planned": 1, "connections_ready": 1, "records_received": 3})
+STREAMING = behaving(
+    WORKER, adds={"connections_planned": 1, "connections_ready": 1, "subscriptions_confirmed": 2, "records_received": 3}
+)
 STORING = behaving(WRITER, adds={"database_connected": 1})
 
 

@@ -10,6 +10,9 @@ import msgspec
 import pytest
 
 from daemon.config import Supervision
+from daemon.rings import prepare_rings, ring_path
+from daemon.supervision.directory_lock import ChildEntry
+from native_pipeline.ring import RingWriter
 from tests.integration.dummy_harness import (
     MONITOR,
     PATIENCE_S,
@@ -24,12 +27,27 @@ from tests.integration.dummy_harness import (
     wait_for,
 )
 
+QUARANTINE = 3  # of sise_record_kind; any kind will do
+
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start a daemon of dummies; a second call is a second daemon on the same data directory."""
     with dummies(tmp_path) as starter:
         yield starter
+
+
+def fill_ring(data_dir: Path, *, records: int) -> int:
+    """Publish quarantine records that nobody has committed; return their size in the ring."""
+    prepare_rings(data_dir, workers=1, capacity_mb=1)
+    ring = RingWriter(ring_path(data_dir, 0))
+    began = ring.head
+    for number in range(records):
+        ring.append(QUARANTINE, b"frame %02d" % number)
+    ring.publish()
+    size = ring.head - began
+    ring.close()
+    return size
 
 
 # ---- stopping --------------------------------------------------------------------------------------------
@@ -74,8 +92,8 @@ def test_a_stop_leaves_no_process_and_only_the_lock_file(start: Start, number: s
 
 @pytest.mark.requirement("GS-01")
 def test_records_that_cannot_be_drained_in_time_stay_in_the_rings_and_the_exit_is_clean(start: Start) -> None:
-    writer = behaving(WRITER, adds={"writer_lag_records": 3}, drains_until="never")
-    daemon = start(WORKER, writer, MONITOR)
+    daemon = start(WORKER, behaving(WRITER, drains_until="never"), MONITOR)
+    size = fill_ring(daemon.data_dir, records=3)
     daemon.wait_running("writer")
     began = time.monotonic()
 
@@ -84,7 +102,61 @@ def test_records_that_cannot_be_drained_in_time_stay_in_the_rings_and_the_exit_i
     assert code == 0
     assert time.monotonic() - began < QUICK.grace_s
     assert daemon.wait_logged("records_stay_in_the_rings")["records"] == 3
+    last = daemon.log()[-1]
+    assert last["event"] == "Graceful Shutdown Complete"
+    assert (last["remaining_in_rings"], last["remaining_bytes_in_rings"]) == (3, size)
+
+
+@pytest.mark.requirement("GS-01")
+def test_what_stays_in_the_rings_is_told_also_when_the_writer_was_killed(start: Start) -> None:
+    daemon = start(WORKER, behaving(WRITER, ignores_stop=True))
+    size = fill_ring(daemon.data_dir, records=5)
+    daemon.wait_running("writer")
+
+    assert daemon.stop() == 1
+
+    last = daemon.log()[-1]
+    assert last["event"] == "Shutdown After Failure"
+    assert (last["remaining_in_rings"], last["remaining_bytes_in_rings"]) == (5, size)
+
+
+# ---- a disk that takes nothing -----------------------------------------------------------------------------
+
+
+def test_a_record_of_the_children_that_cannot_be_written_is_reported_once_and_the_daemon_goes_on(start: Start) -> None:
+    daemon = start(WORKER, WRITER)
+    worker = daemon.wait_running("worker-0")
+    obstacle = daemon.data_dir / "run" / "children.json.new"
+    obstacle.mkdir()  # as good as a full disk: opening the file is an OSError
+
+    os.kill(worker, signal.SIGKILL)
+    daemon.wait_running("worker-0", lives=2)
+    reported = daemon.wait_logged("run_record_not_written")
+    os.kill(daemon.wait_running("writer"), signal.SIGKILL)
+    successor = daemon.wait_running("writer", lives=2)
+    obstacle.rmdir()
+    daemon.wait_logged("run_records_written_again")
+
+    assert reported["level"] == "error"
+    assert reported["path"].endswith("run/children.json")
+    assert daemon.log_text().count("run_record_not_written") == 1
+    recorded = msgspec.json.decode((daemon.data_dir / "run" / "children.json").read_bytes(), type=list[ChildEntry])
+    assert successor in {entry.process.pid for entry in recorded}
+    assert daemon.stop() == 0
+
+
+@pytest.mark.requirement("GS-01")
+def test_a_stop_is_graceful_while_no_record_can_be_written(start: Start) -> None:
+    daemon = start(WORKER, WRITER, MONITOR)
+    for name in ("worker-0", "writer", "monitor"):
+        daemon.wait_running(name)
+    for file in ("children.json.new", "sise.pid.new"):
+        (daemon.data_dir / "run" / file).mkdir()
+
+    assert daemon.stop() == 0
+
     assert daemon.log()[-1]["event"] == "Graceful Shutdown Complete"
+    assert [daemon.events(name)[-1][0] for name in ("worker-0", "writer", "monitor")] == ["drained"] * 3
 
 
 @pytest.mark.requirement("GS-01")
@@ -255,41 +327,57 @@ def test_children_of_a_killed_supervisor_drain_and_end_by_themselves(start: Star
 
 @pytest.mark.requirement("CH-PROC-01")
 def test_a_successor_waits_until_the_orphans_have_drained(start: Start) -> None:
-    first = start(WORKER, behaving(WRITER, drains_until="go"), supervision=msgspec.structs.replace(QUICK, grace_s=60.0))
-    writer = first.wait_running("writer")
-    first.wait_running("worker-0")
+    first = start(behaving(WORKER, drains_until="go"), WRITER, supervision=msgspec.structs.replace(QUICK, grace_s=60.0))
+    first.wait_running("writer")
+    worker = first.wait_running("worker-0")
     first.process.kill()
     first.process.wait()
 
     second = start(WORKER, WRITER)
-    assert second.wait_logged("waiting_for_orphans")["orphans"] in (["writer"], ["worker-0", "writer"])
-    assert is_alive(writer)
+    assert "worker-0" in second.wait_logged("waiting_for_orphans")["orphans"]
+    assert is_alive(worker)
     (first.data_dir / "go").touch()
 
-    second.wait_running("writer", lives=2)
-    ends = [at for event, pid, at in second.events("writer") if pid == writer and event == "drained_orphaned"]
-    begins = [at for event, pid, at in second.events("writer") if pid != writer and event == "began"]
+    second.wait_running("worker-0", lives=2)
+    ends = [at for event, pid, at in second.events("worker-0") if pid == worker and event == "drained_orphaned"]
+    begins = [at for event, pid, at in second.events("worker-0") if pid != worker and event == "began"]
     assert ends[0] < begins[0]
     assert second.stop() == 0
 
 
 @pytest.mark.requirement("CH-PROC-01")
 def test_a_successor_kills_orphans_that_outstay_the_grace_period(start: Start) -> None:
-    first = start(WORKER, behaving(WRITER, ignores_stop=True))
-    orphan = first.wait_running("writer")
+    first = start(behaving(WORKER, ignores_stop=True), WRITER)
+    orphan = first.wait_running("worker-0")
     first.process.kill()
     first.process.wait()
 
     second = start(WORKER, WRITER, supervision=msgspec.structs.replace(QUICK, grace_s=0.5))
 
-    second.wait_running("writer", lives=2)
+    second.wait_running("worker-0", lives=2)
     assert not is_alive(orphan)
     assert second.stop() == 0
 
 
+@pytest.mark.requirement("CH-PROC-01")
+def test_a_successor_does_not_wait_for_sinks_that_cannot_drain(start: Start) -> None:
+    patient = msgspec.structs.replace(QUICK, grace_s=600.0)
+    stuck = (behaving(WRITER, ignores_stop=True), behaving(PUBLISHER, ignores_stop=True))
+    first = start(WORKER, *stuck, behaving(MONITOR, ignores_stop=True), supervision=patient)
+    orphans = [first.wait_running(name) for name in ("worker-0", "writer", "publisher", "monitor")]
+    first.process.kill()
+    first.process.wait()
+
+    second = start(WORKER, WRITER, PUBLISHER, MONITOR, supervision=patient)
+
+    second.wait_running("writer", lives=2)
+    assert not [pid for pid in orphans if is_alive(pid)]
+    assert second.stop() == 0
+
+
 def test_a_successor_that_waits_for_orphans_can_be_stopped(start: Start) -> None:
-    first = start(WORKER, behaving(WRITER, ignores_stop=True))
-    first.wait_running("writer")
+    first = start(behaving(WORKER, ignores_stop=True), WRITER)
+    first.wait_running("worker-0")
     first.process.kill()
     first.process.wait()
     second = start(WORKER, WRITER)

@@ -23,6 +23,14 @@ class Bench:
         self._dsn = dsn
         self._redis_url = redis_url
 
+    def begin_epoch(self, seq: int) -> None:
+        with psycopg.connect(self._dsn) as connection:
+            connection.execute("INSERT INTO ingest_cursor VALUES (0, %s, %s)", [SEQ + seq, SEQ + seq])
+
+    def delete(self, seq: int) -> None:
+        with psycopg.connect(self._dsn) as connection:
+            connection.execute("DELETE FROM market_ticks WHERE seq = %s", [SEQ + seq])
+
     def store(self, count: int, *, first_seq: int, symbol: str = "005930", minute: datetime = MINUTE) -> None:
         with psycopg.connect(self._dsn) as connection:
             connection.execute(
@@ -104,6 +112,84 @@ def test_a_row_stored_twice_is_counted_as_duplicated(bench: Bench) -> None:
     report = bench.verify()
 
     assert (report.duplicated, report.is_complete) == (2, False)
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_a_row_that_is_missing_and_another_that_is_there_twice_name_the_symbol(bench: Bench) -> None:
+    for first, symbol in ((0, "005930"), (10, "000660")):
+        bench.store(10, first_seq=first, symbol=symbol)
+        bench.ledger(10, through=19, symbol=symbol)
+        bench.publish(10, symbol=symbol)
+    bench.delete(13)
+    bench.store(1, first_seq=15, symbol="000660")
+
+    report = bench.verify()
+
+    assert [(d.key.symbol, d.received, d.stored, d.duplicated) for d in report.differences] == [("000660", 10, 10, 1)]
+    assert (report.lost, report.duplicated) == (1, 1)
+    assert "000660 trade: received 10 stored 10 published 10 duplicated 1" in report.as_text()
+
+
+def test_an_open_row_that_is_there_twice_is_named_too(bench: Bench) -> None:
+    bench.store(10, first_seq=0)
+    bench.store(1, first_seq=9)
+
+    assert [(d.stored, d.duplicated) for d in bench.verify().differences] == [(0, 1)]
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_the_ledger_of_a_new_ring_does_not_cover_the_rows_of_the_lost_one(bench: Bench) -> None:
+    bench.begin_epoch(0)
+    bench.begin_epoch(1_000)
+    bench.store(10, first_seq=0)
+    bench.ledger(6, through=5)  # what covers the other four was lost with the ring
+    bench.store(7, first_seq=1_000)
+    bench.ledger(7, through=1_006)
+    bench.publish(17)
+
+    report = bench.verify()
+
+    assert report.is_complete, report.as_text()
+    assert (report.received, report.stored, report.open, report.lost) == (13, 13, 4, 0)
+
+
+def test_a_row_missing_in_an_earlier_epoch_is_still_found(bench: Bench) -> None:
+    bench.begin_epoch(0)
+    bench.begin_epoch(1_000)
+    bench.store(9, first_seq=0)
+    bench.ledger(10, through=9)
+    bench.store(7, first_seq=1_000)
+    bench.ledger(7, through=1_006)
+    bench.publish(17)
+
+    assert [(d.received, d.stored) for d in bench.verify().differences] == [(17, 16)]
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_what_was_published_and_is_nowhere_else_is_reported(bench: Bench) -> None:
+    bench.store(10, first_seq=0)
+    bench.ledger(10, through=9)
+    bench.publish(10)
+    bench.publish(3, symbol="000660")
+    for minutes in (-30, 30):  # before and behind everything that the database knows
+        bench.publish(1, symbol="035420", minute=UNIX_MINUTE + minutes)
+
+    report = bench.verify()
+
+    found = [(d.key.minute - UNIX_MINUTE, d.key.symbol, d.stored, d.published) for d in report.differences]
+    assert found == [(-30, "035420", 0, 1), (0, "000660", 0, 3), (30, "035420", 0, 1)]
+    assert bench.verify(MINUTE + timedelta(minutes=31)).is_complete
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_a_message_too_many_is_found_in_the_minute_that_runs_too(bench: Bench) -> None:
+    now = datetime.now(UTC)
+    minute = now.replace(second=0, microsecond=0)
+    bench.store(10, first_seq=0, minute=minute)
+    bench.ledger(10, through=9, minute=minute)
+    bench.publish(11, minute=int(minute.timestamp()) // 60)
+
+    assert [(d.received, d.stored, d.published) for d in bench.verify().differences] == [(10, 10, 11)]
 
 
 def test_a_message_that_was_not_published_is_a_difference(bench: Bench) -> None:

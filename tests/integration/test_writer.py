@@ -395,6 +395,95 @@ def test_a_database_older_than_the_ring_is_reported_with_the_number_of_missing_r
     assert stored(postgres_dsn) == (60, 60)
 
 
+KNOWN_GAPS = """
+SELECT symbol, kind, source, started = (SELECT max(recv_time) FROM market_ticks WHERE seq <= {seq}), ended > started
+FROM feed_gaps WHERE reason = '{reason}' AND seq = 0 ORDER BY 1, 2"""
+
+
+@pytest.mark.requirement("DLP-01")
+def test_what_a_ring_lacks_for_an_older_database_is_a_gap_of_each_of_its_streams(
+    make_rings: Callable[..., Rings], postgres_dsn: str
+) -> None:
+    rings = make_rings()
+    rings.fill(50)
+    for symbol in (b"005930", b"000660"):
+        append(rings.producers[0], Ledger(symbol=symbol, minute_ns=time.time_ns(), through_seq=5))
+    rings.producers[0].publish()
+    drain(rings, postgres_dsn)
+    newest = rings.producers[0].last_seq
+    execute(postgres_dsn, "UPDATE ingest_cursor SET seq = seq - 20")  # restored from a backup
+
+    for _ in range(2):  # once, however often it starts
+        drain(rings, postgres_dsn)
+
+    expected = [("000660", "trade", 0, True, True), ("005930", "trade", 0, True, True)]
+    assert query(postgres_dsn, KNOWN_GAPS.format(seq=newest, reason="ring lapped")) == expected
+
+
+@pytest.mark.requirement("DLP-01")
+def test_a_ring_that_was_replaced_is_a_gap_of_each_of_its_streams(
+    make_rings: Callable[..., Rings], postgres_dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rings = make_rings(2)
+    rings.fill(50)
+    rings.fill(50, ring=1)
+    append(rings.producers[0], Ledger(symbol=b"005930", minute_ns=time.time_ns(), through_seq=5))
+    append(rings.producers[1], Ledger(symbol=b"000660", minute_ns=time.time_ns(), through_seq=5))
+    for producer in rings.producers:
+        producer.publish()
+    drain(rings, postgres_dsn)
+    newest, old_epoch = rings.producers[0].last_seq, rings.producers[0].epoch
+    assert "ring_lost" not in "".join(capsys.readouterr())
+
+    rings.producers[0].close()
+    rings.paths[0].unlink()
+    create_ring(rings.paths[0], ring=0, capacity_bytes=1 << 20)
+    rings.producers[0] = RingWriter(rings.paths[0], wake_fds={"writer": rings.wake_fd})
+    rings.fill(10)
+    for _ in range(2):
+        drain(rings, postgres_dsn)
+
+    assert query(postgres_dsn, KNOWN_GAPS.format(seq=newest, reason="ring lost").replace(
+        "WHERE seq <=", "WHERE source = 0 AND seq <=")) == [("005930", "trade", 0, True, True)]  # fmt: skip
+    lines = [line for line in "".join(capsys.readouterr()).splitlines() if "ring_lost" in line]
+    assert len(lines) == 1
+    assert str(old_epoch) in lines[0]
+    assert str(rings.producers[0].epoch) in lines[0]
+
+
+def test_a_replaced_ring_without_stored_rows_is_a_gap_since_its_cursor_moved(
+    make_rings: Callable[..., Rings], postgres_dsn: str
+) -> None:
+    rings = make_rings()
+    execute(postgres_dsn, "INSERT INTO ingest_cursor VALUES (0, 1, 9, now() - INTERVAL '2 hours')")
+    execute(postgres_dsn, "INSERT INTO ingest_ledger VALUES (now() - INTERVAL '3 hours', 'kr', 'kis', '005930',"
+                          " 'orderbook', 1, 1, 0, 2)")  # fmt: skip
+
+    drain(rings, postgres_dsn)
+
+    gaps = "SELECT kind, reason, started = (SELECT updated_at FROM ingest_cursor WHERE epoch = 1) FROM feed_gaps"
+    assert query(postgres_dsn, gaps) == [("orderbook", "ring lost", True)]
+
+
+@pytest.mark.requirement("DLP-01")
+def test_damaged_records_are_counted_and_the_others_stored(
+    make_rings: Callable[..., Rings], postgres_dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rings = make_rings()
+    rings.fill(50)
+    with rings.paths[0].open("r+b") as ring:
+        ring.seek(8192 + 20 * 120 + 70)  # behind the header, in the price of the 21st trade
+        ring.write(b"\xff\xff")
+
+    drain(rings, postgres_dsn)
+
+    assert stored(postgres_dsn) == (49, 49)
+    assert rings.counters.get("corrupt_records") == 1
+    (line,) = [line for line in "".join(capsys.readouterr()).splitlines() if "records_damaged" in line]
+    after_seq = int(line.partition("after_seq=")[2].split()[0])
+    assert 0 <= after_seq + 1 - rings.producers[0].first_seq <= 20
+
+
 @pytest.mark.requirement("GS-01")
 def test_a_stop_stores_everything_and_leaves_no_connection(make_rings: Callable[..., Rings], postgres_dsn: str) -> None:
     rings = make_rings()

@@ -62,7 +62,7 @@ def reading(
         mono_ns=int(at_s * NS_PER_S),
         processes=[
             supervisor or process("supervisor"),
-            worker or process("worker-0", connections_planned=2, connections_ready=2),
+            worker or process("worker-0", connections_planned=2, connections_ready=2, subscriptions_confirmed=4),
             writer or process("writer", database_connected=1),
             process("publisher", redis_connected=1),
             process("monitor"),

@@ -41,11 +41,27 @@ def test_a_process_in_any_state_but_running_makes_the_daemon_unready(state: str)
 
 
 def test_every_planned_connection_must_stream() -> None:
-    one_of_two = process("worker-0", connections_planned=2, connections_ready=1)
+    one_of_two = process("worker-0", connections_planned=2, connections_ready=1, subscriptions_confirmed=1)
     no_plan = process("worker-0")
 
     assert unready(reading(worker=one_of_two)) == ["worker-0: 1 of 2 connections stream"]
     assert unready(reading(worker=no_plan)) == ["worker-0: plans no connection yet"]
+
+
+@pytest.mark.requirement("SUB-RETRY-01")
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ({"subscriptions_confirmed": 0}, "no subscription is confirmed"),
+        ({"subscriptions_confirmed": 3, "subscriptions_pending": 1}, "1 subscriptions wait for the venue's answer"),
+        ({"subscriptions_confirmed": 3, "subscriptions_failed": 2}, "2 subscriptions failed"),
+    ],
+)
+def test_every_planned_subscription_must_be_confirmed(counts: dict[str, int], reason: str) -> None:
+    worker = process("worker-0", connections_planned=1, connections_ready=1, **counts)
+
+    assert unready(reading(worker=worker)) == [f"worker-0: {reason}"]
+    assert dead_reasons(reading(worker=worker), silence_limit_s=LIMIT_S) == []
 
 
 def test_the_database_must_be_connected() -> None:

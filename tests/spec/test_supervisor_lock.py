@@ -11,6 +11,7 @@ import pytest
 from daemon.errors import Refused
 from daemon.supervision import directory_lock
 from daemon.supervision.directory_lock import ChildEntry, DirectoryLock, Holder, ProcessId, identify, kill
+from daemon.supervision.run_records import RunRecords
 
 NOBODY = ProcessId(pid=2**22 + 1, start_ticks=1)  # above the largest pid
 
@@ -144,12 +145,49 @@ def test_only_recorded_processes_with_their_start_time_are_killed(
     (tmp_path / "run" / "children.json").write_bytes(msgspec.json.encode(entries))
     killed: list[ProcessId] = []
     monkeypatch.setattr(directory_lock, "kill", killed.append)
+    waiting.at[9.9] = lambda: unkilled.extend(killed)
     waiting.at[11.0] = lambda: os.close(fd)
+    unkilled: list[ProcessId] = []
 
     lock.acquire(orphan_grace_s=10.0)
 
+    assert unkilled == []
     assert killed == [me()]
     lock.close()
+
+
+@pytest.mark.requirement("CH-PROC-01")
+def test_orphans_that_hold_nothing_are_killed_at_once_and_the_others_get_their_time(
+    lock: DirectoryLock, tmp_path: Path, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = held_by(tmp_path / "run", NOBODY)
+    parent = identify(os.getppid())
+    assert parent is not None
+    entries = [ChildEntry("writer", me()), ChildEntry("worker-0", parent), ChildEntry("publisher", NOBODY)]
+    (tmp_path / "run" / "children.json").write_bytes(msgspec.json.encode(entries))
+    killed: list[tuple[float, ProcessId]] = []
+    monkeypatch.setattr(directory_lock, "kill", lambda process: killed.append((waiting.now_s, process)))
+    waiting.at[2.0] = lambda: os.close(fd)
+
+    lock.acquire(orphan_grace_s=10.0, expendable={"writer", "publisher"})
+
+    assert killed == [(0.0, me())]
+    lock.close()
+
+
+def test_nobody_is_killed_for_a_supervisor_that_lives(
+    lock: DirectoryLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = held_by(tmp_path / "run", me())
+    (tmp_path / "run" / "children.json").write_bytes(msgspec.json.encode([ChildEntry("writer", me())]))
+    killed: list[ProcessId] = []
+    monkeypatch.setattr(directory_lock, "kill", killed.append)
+
+    with pytest.raises(Refused):
+        lock.acquire(orphan_grace_s=10.0, expendable={"writer"})
+
+    assert killed == []
+    os.close(fd)
 
 
 def test_an_unknown_holder_is_not_waited_for_without_end(lock: DirectoryLock, tmp_path: Path, waiting: Waiting) -> None:
@@ -179,7 +217,7 @@ def test_kill_spares_whoever_has_the_pid_now() -> None:
 
 def test_files_are_private(lock: DirectoryLock, tmp_path: Path) -> None:
     lock.acquire(orphan_grace_s=10.0)
-    lock.record_children([ChildEntry("writer", me())])
+    RunRecords(tmp_path / "run").write_children([ChildEntry("writer", me())])
 
     run_dir = tmp_path / "run"
     assert run_dir.stat().st_mode & 0o777 == 0o700

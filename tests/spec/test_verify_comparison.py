@@ -16,6 +16,8 @@ def differences(
     still_open: int = 0,
     published_from: int = 0,
     growing_from: int = NEVER,
+    published_before: int = 0,
+    duplicated: int = 0,
 ) -> list[Difference]:
     def counts(count: int) -> dict[Key, int]:
         return {KEY: count} if count else {}
@@ -23,7 +25,14 @@ def differences(
     return list(
         compare(
             Window(
-                counts(received), counts(stored), counts(still_open), counts(published), published_from, growing_from
+                counts(received),
+                counts(stored),
+                counts(still_open),
+                counts(published),
+                published_from,
+                growing_from,
+                counts(published_before),
+                counts(duplicated),
             )
         )
     )
@@ -52,6 +61,26 @@ def test_a_minute_that_still_grows_may_have_published_more_than_the_ledger_cover
     assert differences(received=5, stored=5, published=9, growing_from=100) == []
     assert differences(received=5, stored=5, published=9, growing_from=101) != []
     assert differences(received=5, stored=5, published=4, growing_from=100) != []
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_what_was_published_before_the_rows_were_counted_must_be_among_them() -> None:
+    assert differences(received=5, stored=5, published=6, published_before=5, growing_from=100) == []
+    assert differences(received=5, stored=5, published=6, published_before=6, growing_from=100) != []
+    assert differences(received=5, stored=5, published=6, published_before=6, still_open=1, growing_from=100) == []
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_what_only_redis_knows_is_a_difference_once_its_minute_is_closed() -> None:
+    assert differences(published=3) == [Difference(KEY, 0, 0, 3)]
+    assert differences(published=3, still_open=2) == [Difference(KEY, 0, 0, 3)]
+    assert differences(published=3, still_open=3) == []
+    assert differences(published=3, growing_from=100) == []
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_a_duplicate_is_named_although_the_counts_match() -> None:
+    assert differences(received=5, stored=5, published=5, duplicated=1) == [Difference(KEY, 5, 5, 5, 1)]
 
 
 def test_open_rows_may_be_published_or_not() -> None:
@@ -83,4 +112,5 @@ def test_a_report_names_minute_symbol_and_counts() -> None:
         "received": 5,
         "stored": 4,
         "published": None,
+        "duplicated": 0,
     }

@@ -34,6 +34,8 @@ class FakeReader:
         self.published = records
         self.last_seq = 0
         self.committed = 0
+        self.corrupt_records = 0
+        self.missing = 0
 
     @property
     def lag_bytes(self) -> int:
@@ -46,7 +48,7 @@ class FakeReader:
 
     def seek_after(self, seq: int, /) -> int:
         self.last_seq = self.committed = seq
-        return 0
+        return self.missing
 
     def commit(self) -> None:
         self.committed = self.last_seq
@@ -92,10 +94,14 @@ class FakeDatabase:
         self.failures: list[psycopg.Error] = []
         self.attempts: list[float] = []
         self.stored: list[list[Advance]] = []
+        self.lapped: list[Ring] = []
         self.is_closed = False
 
     def start_cursors(self, first: Mapping[Ring, int], /) -> dict[Ring, int]:
         return dict(first)
+
+    def add_lapped_gaps(self, ring: Ring, /) -> None:
+        self.lapped.append(ring)
 
     def store(self, _batch: Batch, advances: Sequence[Advance], /) -> None:
         self.attempts.append(self._clock.now)
@@ -200,6 +206,40 @@ def test_a_batch_waits_for_its_interval_and_takes_what_arrives_meanwhile() -> No
 
     assert bench.database.stored == [[Advance((0, 1), 0, 15)]]
     assert bench.database.attempts[0] - 1000.0 == pytest.approx(0.2)
+
+
+@pytest.mark.requirement("DLP-01")
+def test_damage_is_reported_once_for_each_time_that_it_grows(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench(100, 100, batch_rows=20)
+    reader = bench.readers[1]
+    take = reader.take
+
+    def take_and_find_damage(count: int) -> int:
+        taken = take(count)
+        if reader.last_seq >= 30:
+            reader.corrupt_records = 7
+        if reader.last_seq >= 60:
+            reader.corrupt_records = 9
+        return taken
+
+    reader.take = take_and_find_damage  # type: ignore[method-assign]
+    bench.writer.run()
+
+    lines = [line for line in "".join(capsys.readouterr()).splitlines() if "records_damaged" in line]
+    assert len(lines) == 2
+    assert bench.counters["corrupt_records"] == 9
+    assert bench.counters["rows_committed"] == 200
+
+
+@pytest.mark.requirement("DLP-01")
+def test_a_ring_that_was_lapped_is_noted_as_a_gap_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench(5, 5)
+    bench.readers[1].missing = 3
+
+    bench.writer.run()
+
+    assert bench.database.lapped == [(1, 1)]
+    assert "records_missing_in_ring" in "".join(capsys.readouterr())
 
 
 @pytest.mark.requirement("GS-01")

@@ -82,7 +82,7 @@ def insert_ticks(connection: schema.Connection, *, first_seq: int, prices: list[
 
 def policies(connection: schema.Connection) -> dict[tuple[object, object], object]:
     rows = connection.execute(
-        "SELECT hypertable_name, proc_name, coalesce(config ->> 'compress_after', config ->> 'drop_after')"
+        "SELECT hypertable_name, proc_name, coalesce(config ->> 'compress_after', config ->> 'drop_created_before')"
         " FROM timescaledb_information.jobs WHERE hypertable_name IN ('market_ticks', 'market_orderbook')"
     ).fetchall()
     return {(table, policy): interval for table, policy, interval in rows}
@@ -115,8 +115,23 @@ def test_the_schema_on_timescaledb(connection: schema.Connection) -> None:
     assert policies(connection) == {
         (table, policy): interval
         for table in ("market_ticks", "market_orderbook")
-        for policy, interval in (("policy_compression", "7 days"), ("policy_retention", "365 days"))
+        for policy, interval in (("policy_compression", "7 days"), ("policy_retention", "366 days"))
     }
+    connection.execute("SELECT remove_retention_policy('market_ticks')")  # of an earlier version: by exchange time
+    connection.execute("SELECT add_retention_policy('market_ticks', INTERVAL '366 days')")
+    schema.migrate(connection, retention_days=365, columnstore_after_days=7)
+    assert policies(connection)["market_ticks", "policy_retention"] == "366 days"
+    schema.migrate(connection, retention_days=30, columnstore_after_days=7)
+    assert policies(connection)["market_ticks", "policy_retention"] == "31 days"
+    # a row of long ago that was received now stays: its chunk is new
+    insert_ticks(connection, first_seq=1, prices=[100.0], time=MINUTE - timedelta(days=1000))
+    job = connection.execute(
+        "SELECT job_id FROM timescaledb_information.jobs"
+        " WHERE hypertable_name = 'market_ticks' AND proc_name = 'policy_retention'"
+    ).fetchone()
+    connection.execute("CALL run_job(%s)", job)
+    assert connection.execute("SELECT count(*) FROM market_ticks").fetchone() == (1,)
+    connection.execute("DELETE FROM market_ticks")
     schema.migrate(connection, retention_days=0, columnstore_after_days=3)
     assert policies(connection) == {
         ("market_ticks", "policy_compression"): "3 days",

@@ -1,0 +1,76 @@
+"""Log lines: one JSON object each, also for what libraries say through the standard module."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from daemon import log
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    handlers = list(logging.getLogger().handlers)
+    logging.getLogger().handlers.clear()  # pytest's own raise what a message raises
+    yield
+    logging.getLogger().handlers[:] = handlers
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+
+def test_what_a_library_logs_is_an_event_of_ours(capfd: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json", role="worker")
+
+    logging.getLogger("picows.client").warning("WS parser error: %s\nrsv bits: %d", "bad", 3)
+    logging.getLogger("quiet").info("not worth a line")
+
+    (line,) = lines(capfd)
+    assert (line["event"], line["level"], line["role"]) == ("library_log", "warning", "worker")
+    assert (line["logger"], line["message"]) == ("picows.client", "WS parser error: bad\nrsv bits: 3")
+
+
+def test_a_second_configuration_does_not_double_the_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json")
+    log.configure("info", "json")
+
+    logging.getLogger("x").error("once")
+
+    assert [line["level"] for line in lines(capfd)] == ["error"]
+
+
+def test_a_message_that_does_not_fit_its_arguments_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json")
+
+    logging.getLogger("x").warning("%d of %d", "one")  # noqa: PLE1206 - as a careless library does
+
+    assert lines(capfd)[0]["message"] == "%d of %d ('one',)"
+
+
+@pytest.mark.parametrize(("number", "level"), [(logging.CRITICAL, "critical"), (35, "warning"), (99, "critical")])
+def test_levels_of_libraries_are_mapped_to_ours(capfd: pytest.CaptureFixture[str], number: int, level: str) -> None:
+    log.configure("info", "json")
+
+    logging.getLogger("x").log(number, "message")
+
+    assert lines(capfd)[0]["level"] == level
+
+
+def test_an_error_that_asyncio_reports_is_one_line_with_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json")
+
+    async def fail_in_callback() -> None:
+        asyncio.get_running_loop().call_soon(lambda: 1 / 0)
+        await asyncio.sleep(0)
+
+    asyncio.run(fail_in_callback())
+
+    (line,) = lines(capfd)
+    assert (line["logger"], line["level"]) == ("asyncio", "error")
+    assert "ZeroDivisionError" in str(line["exception"])
