@@ -51,9 +51,7 @@ def prepare_rings(data_dir: Path, *, workers: int, capacity_mb: int) -> None:
 def _check(path: Path) -> None:
     try:
         writer = RingWriter(path)
-        missing = CONSUMERS - writer.consumers().keys()
-        if missing:
-            raise RingError(f"{path}: its consumers are damaged: {', '.join(sorted(missing))} is missing")
+        _check_consumers(writer)
     except RingInUse:
         raise
     except RingError as exc:
@@ -66,6 +64,12 @@ def _check(path: Path) -> None:
     if writer.recovered_bytes:
         log.get().critical("ring_tail_cut", path=str(path), bytes=writer.recovered_bytes)
     writer.close()
+
+
+def _check_consumers(writer: RingWriter) -> None:
+    missing = CONSUMERS - writer.consumers().keys()
+    if missing:
+        raise RingError(f"{writer.path}: its consumers are damaged: {', '.join(sorted(missing))} is missing")
 
 
 def _is_other_version(path: Path) -> bool:

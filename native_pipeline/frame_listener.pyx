@@ -1,4 +1,4 @@
-"""Step 1 of 6 in the life of a tick: a WebSocket frame, from picows' read buffer to the parser, without becoming a Python object.
+"""Step 1 of 6 in the life of a tick: a frame, from picows' read buffer to the parser, without becoming an object.
 
 Before: the socket (picows, opened by `daemon/ingest/connector.py`). After: `parse_<venue>`.
 
@@ -10,7 +10,7 @@ swallow a PING that ends a read, and with it the signal to publish.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
 from picows.picows cimport WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
@@ -219,7 +219,7 @@ cdef class FrameListener(WSListener):
         return 1
 
     cdef _end_read(self):
-        """Behind the last frame of a network read: publish, count, and pause the socket if the ring is short of room."""
+        """Behind the last frame of a network read: publish, count, pause the socket if the ring is short of room."""
         self.ring.publish_head()
         if self.recv_ns:
             if self.parser.records:

@@ -10,12 +10,19 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from native_pipeline.record cimport SISE_BOOK, SISE_GAP, SISE_SYMBOL_BYTES, SISE_TRADE, sise_gap, sise_record_header, sise_trade
+from native_pipeline.record cimport (
+    SISE_BOOK,
+    SISE_GAP,
+    SISE_SYMBOL_BYTES,
+    SISE_TRADE,
+    sise_gap,
+    sise_record_header,
+    sise_trade,
+)
 
 cdef enum:
     FIRST_SLOTS = 4096  # 2,000 symbols and kinds before the first growth
     MINUTE_NS = 60000000000
-
 
 
 cdef class Ledger:

@@ -1,10 +1,11 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Step 2 of 6 in the life of a tick, for KIS: one `flag|TR|count|payload` frame in, all of its records in the ring out.
 
-Before: `frame_listener`. After: `ring`. Which field means what is data: `kis_layouts.toml`, compiled in as a table, so a
-further TR is a row there. Whatever does not fit becomes a quarantine record: the whole frame when its header or its number
-of fields is wrong, otherwise only the bad record, kept as a frame of its own (`flag|TR|001|record`) so that it can be
-parsed again. Every length comes from the frame itself and is checked before use, hence no bounds checks by the compiler.
+Before: `frame_listener`. After: `ring`. Which field means what is data: `kis_layouts.toml`, compiled in as a table, so
+a further TR is a row there. Whatever does not fit becomes a quarantine record: the whole frame when its header or its
+number of fields is wrong, otherwise only the bad record, kept as a frame of its own (`flag|TR|001|record`) so that it
+can be parsed again. Every length comes from the frame itself and is checked before use, hence no bounds checks by the
+compiler.
 """
 
 cimport cython
@@ -30,7 +31,6 @@ from native_pipeline.record cimport (
     REASON_UNKNOWN_FRAME,
     REASON_UNKNOWN_TR,
     SISE_ABSENT,
-    SISE_BOOK,
     SISE_FLAG_AUCTION,
     SISE_FLAG_CROSSED,
     SISE_LEVELS,
@@ -47,7 +47,6 @@ from native_pipeline.record cimport (
 from native_pipeline.ring cimport RingWriter
 from native_pipeline.scan cimport (
     SISE_BLOCK,
-    SISE_SIMD,
     Splitter,
     scan_decimal,
     scan_hhmmss,
@@ -56,7 +55,6 @@ from native_pipeline.scan cimport (
     scan_yyyymmdd,
     sise_count_byte,
     sise_count_byte_portable,
-    sise_match_block,
     sise_match_block_portable,
     splitter_next,
     splitter_start,
@@ -298,7 +296,7 @@ cdef inline uint32_t record_bytes(const sise_kis_layout* layout) noexcept nogil:
     return sizeof(sise_trade) if layout.kind == SISE_TRADE else sizeof(sise_book)
 
 
-# Ring bytes that the records of a frame can need at most: each as itself or, if bad, as a quarantine record (8: rounding
+# Ring bytes that a frame's records can need at most: each as itself or, if bad, as a quarantine record (8: rounding
 # up), and the pad in front of the one that does not fit before the ring's end.
 cdef inline uint64_t worst_case_bytes(const KisFrame* frame) noexcept nogil:
     cdef uint64_t each = record_bytes(frame.layout) + sizeof(sise_quarantine) + REPLAY_PREFIX_BYTES + 8
@@ -338,7 +336,7 @@ cdef class KisParser(FrameParser):
         self.quarantined += 1
         return 1
 
-    # All records of the frame, or none: a frame of one needs no look ahead, because reserve() says when there is no room.
+    # All records of the frame, or none: a frame of one needs no look ahead, reserve() says when there is no room.
     cdef int append_records(self, RingWriter ring, const KisFrame* frame, int64_t recv_ns) noexcept nogil:
         cdef const sise_kis_layout* layout = frame.layout
         cdef KisFields fields

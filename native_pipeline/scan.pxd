@@ -1,7 +1,7 @@
 # Part of step 2 of 6 in the life of a tick: reading text fields without ever leaving the frame.
 #
-# Everything works on pointers into one frame and is given both of its ends. Nothing raises, allocates or copies more than
-# a tail of 64 bytes; a function that can refuse returns 0 for "refused" and then leaves its results unspecified.
+# Everything works on pointers into one frame and is given both of its ends. Nothing raises, allocates or copies more
+# than a tail of 64 bytes; a function that can refuse returns 0 for "refused" and then leaves its results unspecified.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
@@ -97,7 +97,8 @@ cdef inline bint scan_digits(const char* floor, const char* begin, const char* e
 
 
 # Any decimal: [+-] digits [. digits], or no digits in front of the point. The value is mantissa / 10**scale, exactly.
-cdef inline bint scan_decimal_slow(const char* begin, const char* end, int64_t* mantissa, uint8_t* scale) noexcept nogil:
+cdef inline bint scan_decimal_slow(const char* begin, const char* end, int64_t* mantissa,
+                                   uint8_t* scale) noexcept nogil:
     cdef uint64_t total = 0, limit = 922337203685477580   # (2**63 - 1) // 10
     cdef int digit, decimals = -1, digits = 0
     cdef bint negative = False

@@ -63,7 +63,7 @@ def fill(path: Path, kind: int, rows: int) -> int:
             levels = [71_200 + 100 * n for n in range(10)], [size] + [10 * n for n in range(1, 10)]
             body = struct.pack(
                 "<24sq40q40B", SYMBOLS[i % 200], exchange_ns, *levels[0], *levels[1], *levels[0], *levels[1], *[0] * 40
-            )  # noqa: E501
+            )
         ring.append(kind, body, venue=1, market=1, recv_ns=now_ns + i, utc_offset_min=540)
     ring.publish()
     ring.close()

@@ -105,7 +105,9 @@ def new_publish_batch() -> PublishBatch:
 
 def new_copy_batch() -> CopyBatch:
     return CopyBatch(
-        venues=NAMES.venues, markets=NAMES.markets, quarantine_reasons=NAMES.quarantine_reasons,
+        venues=NAMES.venues,
+        markets=NAMES.markets,
+        quarantine_reasons=NAMES.quarantine_reasons,
         gap_reasons=NAMES.gap_reasons,
     )
 
@@ -166,8 +168,12 @@ def publish_by_sise(rig: Rig, count: int) -> None:
     settings = RedisSettings(url=rig.url)
     host = Host(wait=time.sleep, beat=rig.counters.heartbeat, stopping=lambda: True, drain_s=60.0)
     publisher = Publisher(
-        readers=[rig.reader], batch=new_publish_batch(), link=RedisLink(settings), settings=settings,
-        counters=rig.counters, host=host,
+        readers=[rig.reader],
+        batch=new_publish_batch(),
+        link=RedisLink(settings),
+        settings=settings,
+        counters=rig.counters,
+        host=host,
     )
     if not publisher.run():
         raise SystemExit(f"{count} messages were not published in 60 s")

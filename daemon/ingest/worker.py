@@ -20,8 +20,8 @@ from daemon.errors import ConfigError
 from daemon.ingest.approval_key import ApprovalKeyProvider, KeyProvider, NoApprovalKey
 from daemon.ingest.connection import State as ConnectionState
 from daemon.ingest.connector import Connector, NetworkConnector
-from daemon.ingest.ring_sync import RingSync
 from daemon.ingest.gaps import whole_until
+from daemon.ingest.ring_sync import RingSync
 from daemon.ingest.session import Session, Surroundings
 from daemon.ingest.venues import venue_named
 from daemon.rings import ring_path as path_of_ring

@@ -119,7 +119,7 @@ class Advance:
     new: int
 
 
-class _CursorMoved(Exception):  # noqa: N818 - a signal to roll back, not an error
+class _CursorMoved(Exception):
     pass
 
 

@@ -1,7 +1,7 @@
 """The database's tables: numbered migrations, applied once each under an advisory lock, and their daily upkeep.
 
-With TimescaleDB the two big tables are hypertables and its jobs compress and drop old chunks. Without it they are
-partitioned by UTC day, and `maintain` makes partitions ahead and drops old ones. Which of the two a database has is
+With TimescaleDB the two big tables are hypertables, whose chunks a job compresses. Without it they are partitioned by
+UTC day, and `maintain` makes partitions ahead. In both it drops old ones. Which of the two a database has is
 decided by its first migration: an extension that is installed later changes nothing.
 
 Retention counts from receipt: a row whose exchange time is years old is kept as long as every other.
@@ -115,7 +115,7 @@ def migrate(database: str | Connection, *, retention_days: int = 365, columnstor
     try:
         done = _apply(connection)
         if _variant_of(connection) == "timescaledb":
-            _set_policies(connection, retention_days, columnstore_after_days)
+            _set_policies(connection, columnstore_after_days)
         maintain(connection, datetime.now(UTC).date(), retention_days=retention_days)
     finally:
         if not connection.closed:
@@ -169,34 +169,23 @@ def _choose_variant(connection: Connection) -> Variant:
     return "timescaledb" if row == ("timescale",) else "plain"
 
 
-def _set_policies(connection: Connection, retention_days: int, columnstore_after_days: int) -> None:
+def _set_policies(connection: Connection, columnstore_after_days: int) -> None:
     """Make the jobs' intervals those of the settings; a job whose interval is right is left alone."""
     for table in MARKET_TABLES:
         after = timedelta(days=columnstore_after_days)
-        if _policy_interval(connection, table, "columnstore") != after:
+        if _columnstore_interval(connection, table) != after:
             connection.execute("CALL remove_columnstore_policy(%s::regclass, if_exists => true)", [table])
             connection.execute("CALL add_columnstore_policy(%s::regclass, after => %s::interval)", [table, after])
-        # A chunk is as old as its first row received, and gets more rows for a day: what its exchange time is does not
-        # matter. The extra day is that of the last of them, and of their ledger rows, which maintain() drops.
-        keep = timedelta(days=retention_days + 1) if retention_days else None
-        if keep is None or _policy_interval(connection, table, "retention") != keep:
-            connection.execute("SELECT remove_retention_policy(%s::regclass, if_exists => true)", [table])
-            if keep is not None:
-                connection.execute(
-                    "SELECT add_retention_policy(%s::regclass, drop_created_before => %s::interval)", [table, keep]
-                )
+        # Retention is maintain()'s: drop_after counts from the exchange's time, and drop_created_before fails in
+        # hypertables over time before TimescaleDB 2.27 (its issue 9446).
+        connection.execute("SELECT remove_retention_policy(%s::regclass, if_exists => true)", [table])
 
 
-def _policy_interval(connection: Connection, table: str, policy: Literal["columnstore", "retention"]) -> object:
-    """Return the interval of the policy; None: there is none, or it counts from another moment."""
-    key, name = {
-        "columnstore": ("compress_after", "compression"),
-        "retention": ("drop_created_before", "retention"),
-    }[policy]
+def _columnstore_interval(connection: Connection, table: str) -> object:
     row = connection.execute(
-        "SELECT (config ->> %s)::interval FROM timescaledb_information.jobs"
-        " WHERE hypertable_name = %s AND proc_name IN (%s, %s)",
-        [key, table, f"policy_{name}", f"policy_{policy}"],
+        "SELECT (config ->> 'compress_after')::interval FROM timescaledb_information.jobs"
+        " WHERE hypertable_name = %s AND proc_name IN ('policy_compression', 'policy_columnstore')",
+        [table],
     ).fetchone()
     return None if row is None else row[0]
 
@@ -204,11 +193,14 @@ def _policy_interval(connection: Connection, table: str, policy: Literal["column
 def maintain(connection: Connection, today: date, *, retention_days: int) -> None:
     """The hourly upkeep: partitions ahead, old partitions and old rows of the small tables dropped."""
     cutoff = today - timedelta(days=retention_days) if retention_days else None
-    if _variant_of(connection) == "plain":
+    variant = _variant_of(connection)
+    if variant == "plain":
         ensure_partitions(connection, today)
-        if cutoff is not None:
-            _drop_partitions(connection, cutoff)
     if cutoff is not None:
+        if variant == "timescaledb":
+            _drop_chunks(connection, cutoff)
+        else:
+            _drop_partitions(connection, cutoff)
         for table, column in SMALL_TABLES.items():
             query = sql.SQL("DELETE FROM {} WHERE {} < {}").format(
                 sql.Identifier(table), sql.Identifier(column), _start_of(cutoff)
@@ -261,27 +253,48 @@ def _drop_partitions(connection: Connection, cutoff: date) -> None:
     A partition of an old day to which anything was received since then stays as a whole.
     """
     for table in MARKET_TABLES:
-        for day, name in _partitions(connection, table).items():
+        for day, partition in _partitions(connection, table).items():
+            name = sql.Identifier(partition)
             if day < cutoff and not _has_receipts_since(connection, name, cutoff):
-                _drop_partition(connection, table, name, cutoff)
+                with connection.transaction():
+                    _lock_for_drop(connection, table)
+                    if not _has_receipts_since(connection, name, cutoff):
+                        connection.execute(sql.SQL("DROP TABLE {}").format(name))
         query = sql.SQL("DELETE FROM {} WHERE time < {start} AND recv_time < {start}").format(
             sql.Identifier(f"{table}_default"), start=_start_of(cutoff)
         )
         connection.execute(query)
 
 
-def _drop_partition(connection: Connection, table: str, name: str, cutoff: date) -> None:
-    with connection.transaction():
-        connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        # The table before its partition, in the order that inserts take them; nothing arrives after the second look.
-        connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(table)))
-        if not _has_receipts_since(connection, name, cutoff):
-            connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+def _drop_chunks(connection: Connection, cutoff: date) -> None:
+    """Do what `_drop_partitions` does, with the chunks of hypertables."""
+    for table in MARKET_TABLES:
+        query = sql.SQL(
+            "SELECT chunk_schema, chunk_name, range_start, range_end FROM timescaledb_information.chunks"
+            " WHERE hypertable_name = {} AND range_end <= {}"
+        )
+        for schema, chunk, start, end in connection.execute(query.format(table, _start_of(cutoff))).fetchall():
+            name = sql.Identifier(str(schema), str(chunk))
+            if not _has_receipts_since(connection, name, cutoff):
+                with connection.transaction():
+                    _lock_for_drop(connection, table)
+                    if not _has_receipts_since(connection, name, cutoff):
+                        connection.execute(
+                            "SELECT drop_chunks(%s::regclass, older_than => %s::timestamptz,"
+                            " newer_than => %s::timestamptz)",
+                            [table, end, start],
+                        )
 
 
-def _has_receipts_since(connection: Connection, partition: str, cutoff: date) -> bool:
+def _lock_for_drop(connection: Connection, table: str) -> None:
+    """The table before its parts, in the order that inserts take them: nothing arrives after the second look."""
+    connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+    connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(table)))
+
+
+def _has_receipts_since(connection: Connection, part: sql.Identifier, cutoff: date) -> bool:
     query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE recv_time >= {})")
-    return connection.execute(query.format(sql.Identifier(partition), _start_of(cutoff))).fetchone() == (True,)
+    return connection.execute(query.format(part, _start_of(cutoff))).fetchone() == (True,)
 
 
 def _partitions(connection: Connection, table: str) -> dict[date, str]:

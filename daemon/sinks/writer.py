@@ -157,7 +157,7 @@ class Host:
     drain_s: float  # time to empty the rings, from the moment that stopping() becomes true
 
 
-class DrainDeadline(Exception):  # noqa: N818 - the expected end of a stop while the database is away
+class DrainDeadline(Exception):
     """Time is up; what is left stays in the rings for the next start."""
 
 

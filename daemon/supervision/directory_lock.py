@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Container
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -182,13 +183,22 @@ def kill(process: ProcessId) -> bool:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace *path* (mode 0600); a reader sees the old content or the new. Raises OSError: the old one stays."""
     unfinished = path.with_name(path.name + ".new")
-    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        _write_file(unfinished, content)
+        unfinished.rename(path)
+    except OSError:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         if os.write(fd, content) < len(content):  # the disk took a part
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(unfinished))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(fd)
-    unfinished.rename(path)
 
 
 def _pid_namespace() -> int:

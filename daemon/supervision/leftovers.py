@@ -14,7 +14,7 @@ from daemon.rings import ring_paths
 from native_pipeline.ring import GatingReader, RingFile
 
 WRITER = "writer"
-WINDOW_BYTES = 1 << 20  # between two looks at the clock
+RECORDS_BETWEEN_LOOKS = 4096  # at the clock; a record takes 0.1 us
 
 
 class Leftovers(NamedTuple):
@@ -54,10 +54,10 @@ def _count_records(path: Path, deadline_s: float, clock_s: Callable[[], float]) 
     reader = GatingReader(path, WRITER)
     try:
         began, records = reader.position_bytes, 0
-        while reader.fetch_bytes(WINDOW_BYTES):
-            while reader.next_bytes() is not None:
-                records += 1
-            if clock_s() >= deadline_s:
+        reader.fetch_bytes()
+        while reader.next_bytes() is not None:
+            records += 1
+            if records % RECORDS_BETWEEN_LOOKS == 0 and clock_s() >= deadline_s:
                 break
         return records, reader.position_bytes - began
     finally:

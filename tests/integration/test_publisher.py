@@ -229,7 +229,7 @@ def test_subscribers_receive_what_the_counters_of_redis_say(rig: Rig, redis_url:
 class CrashesAfterExec(RedisLink):
     """The transaction happens, but the process dies before it knows."""
 
-    class Died(Exception):  # noqa: N818 - not an error: a death
+    class Died(Exception):
         pass
 
     def send(self, payload: memoryview, commands: int) -> TransactionReplies:

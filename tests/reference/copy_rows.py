@@ -73,9 +73,21 @@ def row(record: Record, *, source: int, seq: int, names: Names) -> tuple[str, li
         case Trade():
             side = {1: b"buy", 2: b"sell"}.get(record.side)
             return "market_ticks", [
-                timestamptz(record.exchange_ns), record.symbol, float8(record.price), float8(record.volume),
-                float8(record.change_rate), market, venue, side, float8(record.ask), float8(record.bid),
-                float8(record.cum_volume), timestamptz(record.recv_ns), int2(record.flags), int2(source), int8(seq),
+                timestamptz(record.exchange_ns),
+                record.symbol,
+                float8(record.price),
+                float8(record.volume),
+                float8(record.change_rate),
+                market,
+                venue,
+                side,
+                float8(record.ask),
+                float8(record.bid),
+                float8(record.cum_volume),
+                timestamptz(record.recv_ns),
+                int2(record.flags),
+                int2(source),
+                int8(seq),
             ]
         case Book():
             levels: list[Field] = []
@@ -83,24 +95,51 @@ def row(record: Record, *, source: int, seq: int, names: Names) -> tuple[str, li
                 levels.append(float8(price) if price[0] else None)
                 levels.append(float8(size) if price[0] or size[0] else None)
             return "market_orderbook", [
-                timestamptz(record.exchange_ns), record.symbol, *levels, market, venue,
-                timestamptz(record.recv_ns), int2(record.flags), int2(source), int8(seq),
+                timestamptz(record.exchange_ns),
+                record.symbol,
+                *levels,
+                market,
+                venue,
+                timestamptz(record.recv_ns),
+                int2(record.flags),
+                int2(source),
+                int8(seq),
             ]
         case Quarantine():
             return "quarantine", [
-                timestamptz(record.recv_ns), venue, name_of(names.quarantine_reasons, record.reason),
-                int4(record.detail), record.frame, int4(record.original_bytes), int2(source), int8(seq),
+                timestamptz(record.recv_ns),
+                venue,
+                name_of(names.quarantine_reasons, record.reason),
+                int4(record.detail),
+                record.frame,
+                int4(record.original_bytes),
+                int2(source),
+                int8(seq),
             ]
         case Gap():
             return "feed_gaps", [
-                venue, market, record.symbol, kind_of(record.data_kind), timestamptz(record.started_ns),
-                timestamptz(record.ended_ns), name_of(names.gap_reasons, record.reason), float8((record.missing, 0)),
-                int2(source), int8(seq),
+                venue,
+                market,
+                record.symbol,
+                kind_of(record.data_kind),
+                timestamptz(record.started_ns),
+                timestamptz(record.ended_ns),
+                name_of(names.gap_reasons, record.reason),
+                float8((record.missing, 0)),
+                int2(source),
+                int8(seq),
             ]
         case Ledger():
             return "ingest_ledger", [
-                timestamptz(record.minute_ns), market, venue, record.symbol, kind_of(record.data_kind),
-                int4(record.count), int8(record.through_seq), int2(source), int8(seq),
+                timestamptz(record.minute_ns),
+                market,
+                venue,
+                record.symbol,
+                kind_of(record.data_kind),
+                int4(record.count),
+                int8(record.through_seq),
+                int2(source),
+                int8(seq),
             ]
 
 

@@ -48,7 +48,7 @@ class Reason(IntEnum):
     UNEXPECTED_BINARY = 16
 
 
-class Refused(Exception):  # noqa: N818 - not an error of the program
+class Refused(Exception):
     """A frame or a record that does not fit; detail as in record.pxd."""
 
     def __init__(self, reason: Reason, detail: int = 0) -> None:

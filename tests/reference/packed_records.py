@@ -17,8 +17,17 @@ Decimal64 = tuple[int, int]  # mantissa, scale
 class Appender(Protocol):
     """What a record needs from `native_pipeline.ring.RingWriter`."""
 
-    def append(self, kind: int, body: bytes, *, flags: int = ..., venue: int = ..., market: int = ...,
-               recv_ns: int = ..., utc_offset_min: int = ...) -> int: ...
+    def append(
+        self,
+        kind: int,
+        body: bytes,
+        *,
+        flags: int = ...,
+        venue: int = ...,
+        market: int = ...,
+        recv_ns: int = ...,
+        utc_offset_min: int = ...,
+    ) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +86,9 @@ class Book(Header):
         asks, bids = self.ten(self.asks), self.ten(self.bids)
         columns = [[level[part] for level in side] for side in (asks, bids) for part in (0, 1)]
         return struct.pack(
-            "<24sq40q40B", self.symbol, self.exchange_ns,
+            "<24sq40q40B",
+            self.symbol,
+            self.exchange_ns,
             *(mantissa for column in columns for mantissa, _ in column),
             *(scale for column in columns for _, scale in column),
         )
@@ -149,6 +160,11 @@ Record = Trade | Book | Quarantine | Gap | Ledger
 def append(ring: Appender, record: Record) -> int:
     """Append *record*, not published yet; return its seq."""
     return ring.append(
-        record.kind, record.body(), flags=record.flags, venue=record.venue, market=record.market,
-        recv_ns=record.recv_ns, utc_offset_min=record.utc_offset_min,
+        record.kind,
+        record.body(),
+        flags=record.flags,
+        venue=record.venue,
+        market=record.market,
+        recv_ns=record.recv_ns,
+        utc_offset_min=record.utc_offset_min,
     )

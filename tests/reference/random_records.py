@@ -31,9 +31,7 @@ symbols = st.one_of(
     st.sampled_from([b"005930", b"000660", b"AAPL", b"KRW-BTC", b"ABCDEFGHIJKLMNOPQRSTUVWX"]),
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=0, max_size=24).map(str.encode),
 )
-levels: st.SearchStrategy[Level] = st.tuples(
-    st.one_of(numbers, st.just((0, 0))), st.one_of(numbers, st.just((0, 0)))
-)
+levels: st.SearchStrategy[Level] = st.tuples(st.one_of(numbers, st.just((0, 0))), st.one_of(numbers, st.just((0, 0))))
 _header = {
     "flags": st.sampled_from([0, 1, 2, 4, 5]),
     "venue": st.integers(0, 5),

@@ -14,7 +14,6 @@ from daemon import log
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     handlers = list(logging.getLogger().handlers)
-    logging.getLogger().handlers.clear()  # pytest's own raise what a message raises
     yield
     logging.getLogger().handlers[:] = handlers
     structlog.reset_defaults()
@@ -46,6 +45,7 @@ def test_a_second_configuration_does_not_double_the_lines(capfd: pytest.CaptureF
 
 
 def test_a_message_that_does_not_fit_its_arguments_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger().handlers.clear()  # pytest's own raise what a message raises
     log.configure("info", "json")
 
     logging.getLogger("x").warning("%d of %d", "one")  # noqa: PLE1206 - as a careless library does

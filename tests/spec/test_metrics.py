@@ -94,7 +94,8 @@ def test_rates_are_of_the_last_ten_seconds() -> None:
 
 
 def test_the_status_is_json_of_everything() -> None:
-    watch = Watch(lambda: reading(worker=process("worker-0", connections_planned=1, subscriptions_confirmed=1)), silence_limit_s=30.0)
+    worker = process("worker-0", connections_planned=1, subscriptions_confirmed=1)
+    watch = Watch(lambda: reading(worker=worker), silence_limit_s=30.0)
     watch.sample()
 
     status = watch.status()

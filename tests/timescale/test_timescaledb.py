@@ -71,18 +71,25 @@ def connection() -> Iterator[schema.Connection]:
         yield connection
 
 
-def insert_ticks(connection: schema.Connection, *, first_seq: int, prices: list[float], time: datetime) -> None:
+def insert_ticks(
+    connection: schema.Connection,
+    *,
+    first_seq: int,
+    prices: list[float],
+    time: datetime,
+    received: datetime | None = None,
+) -> None:
     for number, price in enumerate(prices):
         connection.execute(
             "INSERT INTO market_ticks (time, symbol, price, volume, market, venue, recv_time, flags, source, seq)"
             " VALUES (%s, '005930', %s, 2, 'kr', 'kis', %s, 0, 0, %s)",
-            [time, price, time, first_seq + number],
+            [time, price, received or time, first_seq + number],
         )
 
 
 def policies(connection: schema.Connection) -> dict[tuple[object, object], object]:
     rows = connection.execute(
-        "SELECT hypertable_name, proc_name, coalesce(config ->> 'compress_after', config ->> 'drop_created_before')"
+        "SELECT hypertable_name, proc_name, coalesce(config ->> 'compress_after', config ->> 'drop_after')"
         " FROM timescaledb_information.jobs WHERE hypertable_name IN ('market_ticks', 'market_orderbook')"
     ).fetchall()
     return {(table, policy): interval for table, policy, interval in rows}
@@ -111,32 +118,22 @@ def test_the_schema_on_timescaledb(connection: schema.Connection) -> None:
         ("market_ticks", True, day, "symbol", '"time" DESC'),
     ]
 
-    # policies follow the settings, also when these change
-    assert policies(connection) == {
-        (table, policy): interval
-        for table in ("market_ticks", "market_orderbook")
-        for policy, interval in (("policy_compression", "7 days"), ("policy_retention", "366 days"))
-    }
-    connection.execute("SELECT remove_retention_policy('market_ticks')")  # of an earlier version: by exchange time
-    connection.execute("SELECT add_retention_policy('market_ticks', INTERVAL '366 days')")
-    schema.migrate(connection, retention_days=365, columnstore_after_days=7)
-    assert policies(connection)["market_ticks", "policy_retention"] == "366 days"
-    schema.migrate(connection, retention_days=30, columnstore_after_days=7)
-    assert policies(connection)["market_ticks", "policy_retention"] == "31 days"
-    # a row of long ago that was received now stays: its chunk is new
-    insert_ticks(connection, first_seq=1, prices=[100.0], time=MINUTE - timedelta(days=1000))
-    job = connection.execute(
-        "SELECT job_id FROM timescaledb_information.jobs"
-        " WHERE hypertable_name = 'market_ticks' AND proc_name = 'policy_retention'"
-    ).fetchone()
-    connection.execute("CALL run_job(%s)", job)
-    assert connection.execute("SELECT count(*) FROM market_ticks").fetchone() == (1,)
-    connection.execute("DELETE FROM market_ticks")
-    schema.migrate(connection, retention_days=0, columnstore_after_days=3)
-    assert policies(connection) == {
-        ("market_ticks", "policy_compression"): "3 days",
-        ("market_orderbook", "policy_compression"): "3 days",
-    }
+    # the policy follows the setting, also when it changes; none drops by the exchange's time, as earlier ones did
+    markets = ("market_ticks", "market_orderbook")
+    assert policies(connection) == {(table, "policy_compression"): "7 days" for table in markets}
+    connection.execute("SELECT add_retention_policy('market_ticks', INTERVAL '365 days')")
+    schema.migrate(connection, retention_days=365, columnstore_after_days=3)
+    assert policies(connection) == {(table, "policy_compression"): "3 days" for table in markets}
+
+    # retention counts from receipt, in a compressed chunk too
+    long_ago = MINUTE - timedelta(days=1000)
+    insert_ticks(connection, first_seq=1, prices=[100.0], time=long_ago, received=MINUTE)
+    insert_ticks(connection, first_seq=2, prices=[100.0], time=long_ago - timedelta(days=1))
+    connection.execute("SELECT compress_chunk(chunk) FROM show_chunks('market_ticks') AS chunk")
+    schema.maintain(connection, MINUTE.date(), retention_days=365)
+    assert connection.execute("SELECT time FROM market_ticks").fetchall() == [(long_ago,)]
+    schema.maintain(connection, MINUTE.date() + timedelta(days=366), retention_days=365)
+    assert connection.execute("SELECT * FROM show_chunks('market_ticks')").fetchall() == []
 
     # bars of a minute, in the order of receipt; rows newer than the last refresh included
     aggregates = connection.execute(
@@ -158,7 +155,7 @@ def test_the_schema_on_timescaledb(connection: schema.Connection) -> None:
     with pytest.raises(psycopg.errors.CheckViolation):
         insert_ticks(connection, first_seq=20, prices=[0.0], time=MINUTE)
 
-    # the hourly upkeep leaves the hypertables to their jobs
+    # what is not old stays
     schema.maintain(connection, MINUTE.date(), retention_days=1)
     assert connection.execute("SELECT count(*) FROM market_ticks").fetchone() == (4,)
 
