@@ -184,7 +184,8 @@ def read_records(RingReader reader not None, int max_records) -> list:
     """Return the next *max_records* published records, or as many as there are, as dicts; does not commit.
 
     Decimals are exact `decimal.Decimal`, None where the venue sent no value; `flags`, `reason`, `venue`, `market` are
-    the numbers of the record, names of kinds and sides are texts, `asks` and `bids` hold (price, size) of all ten levels.
+    the numbers of the record, names of kinds and sides are texts, `asks` and `bids` hold (price, size) of all ten
+    levels.
     """
     cdef const sise_record_header* header
     found = []

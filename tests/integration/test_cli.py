@@ -101,3 +101,16 @@ def test_a_disk_without_room_is_refused_with_path_and_size(config: Path) -> None
     assert f"{config.parent}/data/rings: no room: the missing rings need 8 MiB, " in line
     assert (config.parent / "data").stat().st_mode & 0o777 == 0o700
     assert not [line for line in lines if "Traceback" in line]
+
+
+def test_a_database_without_tables_passes_the_check_with_a_note(config: Path, empty_postgres_dsn: str) -> None:
+    _, out, _ = sise("check", config, SISE_DATABASE__DSN=empty_postgres_dsn)
+
+    assert "ok   database: not migrated yet: " in out
+
+
+def test_a_redis_that_is_away_fails_the_comparison_with_its_reason(config: Path, postgres_dsn: str) -> None:
+    code, out, lines = sise("verify", config, SISE_DATABASE__DSN=postgres_dsn)
+
+    assert (code, lines) == (1, [])
+    assert "published could not be compared: " in out
