@@ -21,9 +21,6 @@ ENVIRONMENT_PREFIX = "SISE_"
 MASK = "********"
 MAX_PORT = 65535
 KEYWORD_DSN = re.compile(r"\s*\w+\s*=")  # libpq's other form: host=... port=...
-ANOTHER_PLACE = re.compile(
-    r"\b(host|hostaddr|service)=[^&]"
-)  # libpq: in the query of the URL, a socket's directory too
 PORT_OF_HOST = re.compile(r":([^:\]]*)$")
 
 Secret = Annotated[str, Meta(extra={"secret": True})]
@@ -324,7 +321,7 @@ def _check_url(url: str, key: str, schemes: tuple[str, ...], path: Path) -> None
         try:
             parts = urlsplit(url)
             hosts = [host for host in parts.netloc.rpartition("@")[2].split(",") if host]
-            is_placed = bool(parts.hostname) or ANOTHER_PLACE.search(parts.query) is not None
+            is_placed = bool(parts.hostname) or schemes[0] == "postgresql"  # libpq has a default place
         except ValueError:
             raise ConfigError(f"{path}: {key}: is not a URL that can be read") from None
         if parts.scheme not in schemes:
