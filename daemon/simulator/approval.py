@@ -12,6 +12,9 @@ from daemon.simulator.faults import Countdown
 PATH = "/oauth2/Approval"
 
 
+REFUSED = "wrong"  # as app key or secret: refused, so that a bad credential can be rehearsed
+
+
 class Approvals:
     """Which approval key belongs to which app key, and which session holds each app key."""
 
@@ -54,7 +57,7 @@ def check_credentials(body: bytes) -> str | tuple[str, str]:
         ("appkey", "EGW00103", "invalid AppKey"),
         ("secretkey", "EGW00105", "invalid AppSecret"),
     ):
-        if not isinstance(fields.get(name), str) or not fields[name]:
+        if not isinstance(fields.get(name), str) or fields[name] in ("", REFUSED):
             return code, description
     return str(fields["appkey"])
 

@@ -466,7 +466,7 @@ async def test_undecodable_control_frames_are_quarantined_with_their_bytes(bench
 async def test_wrong_credentials_stop_the_connection_and_are_not_tried_again(bench: Bench, lines: io.StringIO) -> None:
     async with simulating() as simulator:
         config = config_for(simulator)
-        account = msgspec.structs.replace(config.accounts[0], app_secret="")
+        account = msgspec.structs.replace(config.accounts[0], app_secret="wrong")
         async with bench.working(msgspec.structs.replace(config, accounts=(account,))):
             await wait_until(lambda: '"connection_stopped"' in lines.getvalue())
         approvals = simulator.totals()["approvals"]
