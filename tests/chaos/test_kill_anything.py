@@ -97,6 +97,22 @@ def test_everything_killed_at_once_loses_nothing_that_had_reached_a_ring(rig: Ri
         finish(rig)
 
 
+@pytest.mark.requirement("CH-PROC-01", "DLP-01", "CH-RES-01")
+def test_everything_killed_while_the_database_is_away_loses_nothing_that_had_reached_a_ring(rig: Rig) -> None:
+    with running(rig, rate=RATE):
+        rig.wait_received(RECORDS_BETWEEN)
+        rig.postgres.stop("immediate")
+        wait_for(lambda: rig.events("database_away"), "the writer to notice")
+        rig.wait_received(RECORDS_BETWEEN)
+        rig.kill_roles(signal.SIGKILL)
+        assert rig.daemon is not None
+        rig.daemon.wait()
+        rig.postgres.start()
+        rig.start_daemon()
+
+        finish(rig)
+
+
 @pytest.mark.requirement("CH-RES-01")
 @pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
 def test_the_database_stopped_and_started_under_load_misses_nothing(rig: Rig, how: str) -> None:
