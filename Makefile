@@ -37,7 +37,7 @@ check: build
 	$(BIN)/ruff format --check daemon tests profiling
 	$(BIN)/mypy
 	$(BIN)/stubtest native_pipeline --mypy-config-file pyproject.toml --ignore-missing-stub --allowlist tests/stubtest_allowlist.txt
-	$(BIN)/cython-lint native_pipeline
+	PATH=$(CURDIR)/$(BIN):$$PATH cython-lint --max-line-length 120 native_pipeline
 	$(BIN)/pytest tests/spec
 
 nightly: build

@@ -49,12 +49,20 @@ SELECT coalesce(max(newest), %(updated_at)s) FROM (
     UNION ALL SELECT max(recv_time) FROM market_orderbook
     WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'
 ) AS by_table"""
+# The streams are those of the ledger and, before its first checkpoint, of the newest rows.
 # Once, however often it is tried: until a row of that ring is stored, `started` stays what it is.
 ADD_GAPS = """
 INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq)
-SELECT DISTINCT venue, market, symbol, kind, %(started)s::timestamptz, now(), %(reason)s, NULL::float8, source, 0
-FROM ingest_ledger AS known
-WHERE source = %(ring)s AND minute >= %(updated_at)s - INTERVAL '3 days' AND %(started)s < now() AND NOT EXISTS (
+SELECT venue, market, symbol, kind, %(started)s::timestamptz, now(), %(reason)s, NULL::float8, source, 0
+FROM (
+    SELECT venue, market, symbol, kind, source FROM ingest_ledger
+    WHERE source = %(ring)s AND minute >= %(updated_at)s - INTERVAL '3 days'
+    UNION SELECT venue, market, symbol, 'trade', source FROM market_ticks
+    WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'
+    UNION SELECT venue, market, symbol, 'orderbook', source FROM market_orderbook
+    WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'
+) AS known
+WHERE %(started)s < now() AND NOT EXISTS (
     SELECT FROM feed_gaps AS gap
     WHERE gap.ended >= %(started)s AND gap.started = %(started)s AND gap.reason = %(reason)s
     AND (gap.source, gap.venue, gap.market, gap.symbol, gap.kind)

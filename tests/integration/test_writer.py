@@ -451,6 +451,26 @@ def test_a_ring_that_was_replaced_is_a_gap_of_each_of_its_streams(
     assert str(rings.producers[0].epoch) in lines[0]
 
 
+def test_a_ring_that_is_lost_before_its_first_checkpoint_is_a_gap_of_the_streams_that_have_rows(
+    make_rings: Callable[..., Rings], postgres_dsn: str
+) -> None:
+    rings = make_rings()
+    rings.fill(50)
+    drain(rings, postgres_dsn)
+    streams = "SELECT DISTINCT venue, market, symbol, 'trade' FROM market_ticks ORDER BY 1, 2, 3"
+    expected = query(postgres_dsn, streams)
+
+    rings.producers[0].close()
+    rings.paths[0].unlink()
+    create_ring(rings.paths[0], ring=0, capacity_bytes=1 << 20)
+    rings.producers[0] = RingWriter(rings.paths[0], wake_fds={"writer": rings.wake_fd})
+    drain(rings, postgres_dsn)
+
+    gaps = "SELECT DISTINCT venue, market, symbol, kind FROM feed_gaps WHERE reason = 'ring lost' ORDER BY 1, 2, 3"
+    assert expected
+    assert query(postgres_dsn, gaps) == expected
+
+
 def test_a_replaced_ring_without_stored_rows_is_a_gap_since_its_cursor_moved(
     make_rings: Callable[..., Rings], postgres_dsn: str
 ) -> None:
