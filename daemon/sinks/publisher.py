@@ -12,7 +12,6 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +20,7 @@ from daemon.config import Redis as RedisSettings
 from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
 from daemon.rings import ring_paths
 from daemon.sinks.background import BackgroundThread
+from daemon.sinks.host import Clock, Counters, DrainDeadline, Host, host_of
 from daemon.sinks.redis_link import Cursor, RedisAway, RedisLink
 from daemon.supervision import process
 from native_pipeline.counters import CountersBlock
@@ -118,40 +118,6 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Disconnect."""
-
-
-class Counters(Protocol):
-    """What `native_pipeline.counters.CountersBlock` offers to the publisher."""
-
-    def increment(self, name: str, n: int = 1, /) -> None:
-        """Add to a counter."""
-
-    def set(self, name: str, value: int, /) -> None:
-        """Set a gauge."""
-
-
-class Clock(Protocol):
-    """The part of the module `time` that the publisher uses."""
-
-    def monotonic(self) -> float:
-        """Seconds, never going back."""
-
-    def time_ns(self) -> int:
-        """Wall clock."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
-    """What the process does for the publisher."""
-
-    wait: Callable[[float], object]  # sleep that many seconds at most: until the wake-up, or until a stop is asked for
-    beat: Callable[[], object]
-    stopping: Callable[[], bool]
-    drain_s: float  # time to empty the rings, from the moment that stopping() becomes true
-
-
-class DrainDeadline(Exception):
-    """Time is up; what is left stays in the rings, where a successor finds it unless it was overwritten."""
 
 
 class Publisher:
@@ -447,12 +413,7 @@ def run(
 
 def main(child: process.Child) -> None:
     """Be the publisher process until asked to stop."""
-    host = Host(
-        wait=lambda seconds: child.wait(CONSUMER, seconds),
-        beat=child.beat,
-        stopping=lambda: child.stopping,
-        drain_s=child.drain_s,
-    )
+    host = host_of(child, CONSUMER)
     run(child.config.redis, ring_paths(child.data_dir), child.counters, host, on_ready=child.running)
 
 

@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
 from daemon.rings import ring_paths
 from daemon.sinks.background import BackgroundThread
 from daemon.sinks.database import Advance, Batch, Database, FailureKind, Ring, classify
+from daemon.sinks.host import Clock, Counters, DrainDeadline, Host, host_of
 from daemon.supervision import process
 from native_pipeline.copy_encoder import CopyBatch
 from native_pipeline.counters import CountersBlock
@@ -125,40 +125,6 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Close the connection."""
-
-
-class Counters(Protocol):
-    """What `native_pipeline.counters.CountersBlock` offers to the writer."""
-
-    def increment(self, name: str, n: int = 1, /) -> None:
-        """Add to a counter."""
-
-    def set(self, name: str, value: int, /) -> None:
-        """Set a gauge."""
-
-
-class Clock(Protocol):
-    """The part of the module `time` that the writer uses."""
-
-    def monotonic(self) -> float:
-        """Seconds, never going back."""
-
-    def time_ns(self) -> int:
-        """Wall clock."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
-    """What the process does for the writer."""
-
-    wait: Callable[[float], object]  # sleep that many seconds at most: until the wake-up, or until a stop is asked for
-    beat: Callable[[], object]
-    stopping: Callable[[], bool]
-    drain_s: float  # time to empty the rings, from the moment that stopping() becomes true
-
-
-class DrainDeadline(Exception):
-    """Time is up; what is left stays in the rings for the next start."""
 
 
 class Writer:
@@ -410,12 +376,7 @@ def run(
 
 def main(child: process.Child) -> None:
     """Be the writer process until asked to stop."""
-    host = Host(
-        wait=lambda seconds: child.wait(CONSUMER, seconds),
-        beat=child.beat,
-        stopping=lambda: child.stopping,
-        drain_s=child.drain_s,
-    )
+    host = host_of(child, CONSUMER)
     run(child.config.database, ring_paths(child.data_dir), child.counters, host, on_ready=child.running)
 
 
