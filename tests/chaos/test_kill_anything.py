@@ -39,8 +39,7 @@ def test_a_killed_process_is_restarted_and_nothing_is_lost_or_doubled(rig: Rig, 
         moments = random.Random(role)
         for _ in range(3):
             rig.wait_received(moments.randint(100, RECORDS_BETWEEN))
-            killed = rig.kill_roles(signal.SIGKILL, role)
-            assert killed
+            killed = wait_for(lambda: rig.kill_roles(signal.SIGKILL, role), f"a {role} to kill")
             wait_for(lambda: set(rig.pids(role)) - set(killed), f"another {role}")  # noqa: B023
 
         finish(rig)
