@@ -51,6 +51,8 @@ typedef struct {{
     uint8_t max_width;
     uint8_t needed;             /* fields that must be split off: the last position read, plus one */
     uint8_t levels;             /* of an order book */
+    uint8_t numbers[40];        /* positions of the numbers, in the order in which the record holds them */
+    uint8_t number_count;       /* 0: not every number is there, they are read one by one */
     int8_t symbol, time, date, price, size, cum_volume, best_ask, best_bid, change_rate, side, session;
     int8_t ask_price[SISE_LEVELS], ask_size[SISE_LEVELS], bid_price[SISE_LEVELS], bid_size[SISE_LEVELS];
 }} sise_kis_layout;
@@ -103,10 +105,23 @@ def _row(tr: str, row: Mapping[str, Any]) -> str:
         f'.tr = "{tr}", /* {row["title"]} */',
         f".kind = {KINDS[row['kind']]}, .min_width = {row['min_width']}, .max_width = {row['max_width']},",
         f".needed = {max(positions(row)) + 1}, .levels = {len(row.get('ask_price', []))},",
+        *_numbers(row),
         single,
         *(f".{role} = {{{', '.join(map(str, row[role]))}}}," for role in LEVEL_ROLES if role in row),
     ]
     return "    {\n" + "".join(f"        {line}\n" for line in lines) + "    },\n"
+
+
+def _numbers(row: Mapping[str, Any]) -> list[str]:
+    if row["kind"] == "trade":
+        found = [row.get(role) for role in ("price", "size", "cum_volume", "best_ask", "best_bid", "change_rate")]
+    else:
+        found = [position for role in LEVEL_ROLES for position in row[role]]
+        if len(found) < len(LEVEL_ROLES) * MAX_LEVELS:
+            return []
+    if None in found:
+        return []
+    return [f".numbers = {{{', '.join(map(str, found))}}}, .number_count = {len(found)},"]
 
 
 if __name__ == "__main__":

@@ -142,6 +142,24 @@ static_assert(offsetof(sise_quarantine, reason) == 40 && sizeof(sise_quarantine)
 static_assert(offsetof(sise_gap, started_ns) == 56 && sizeof(sise_gap) == 88, "gap");
 static_assert(offsetof(sise_ledger, minute_ns) == 56 && sizeof(sise_ledger) == 80, "ledger");
 
+/* Bytes 24..31 of a header and the last 8 of a trade, each in one store: a checksum that reads a word again while
+ * several stores to it are still under way has to wait for them. */
+static inline void sise_store_origin(sise_record_header *header, uint8_t kind, uint8_t venue, uint8_t market,
+                                     int16_t utc_offset_min, uint16_t connection) {
+    uint64_t word = kind | (uint64_t)venue << 16 | (uint64_t)market << 24 |
+                    (uint64_t)(uint16_t)utc_offset_min << 32 | (uint64_t)connection << 48;
+    memcpy(&header->kind, &word, sizeof word);
+}
+
+static inline void sise_store_trade_tail(sise_trade *trade, uint8_t price_scale, uint8_t volume_scale,
+                                         uint8_t cum_volume_scale, uint8_t ask_scale, uint8_t bid_scale,
+                                         uint8_t change_rate_scale, uint8_t side) {
+    uint64_t word = price_scale | (uint64_t)volume_scale << 8 | (uint64_t)cum_volume_scale << 16 |
+                    (uint64_t)ask_scale << 24 | (uint64_t)bid_scale << 32 | (uint64_t)change_rate_scale << 40 |
+                    (uint64_t)side << 48;
+    memcpy(&trade->price_scale, &word, sizeof word);
+}
+
 /* ---- ring file: header page, block index page, data ---------------------------------------------- */
 
 typedef struct {

@@ -1,6 +1,6 @@
 # Counts of what was received, per minute, symbol and kind; the worker's side of the reconciliation.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from native_pipeline.record cimport sise_record_header
 
@@ -8,12 +8,10 @@ from native_pipeline.record cimport sise_record_header
 cdef struct LedgerEntry:
     char symbol[24]
     int64_t minute_ns
+    uint32_t stream         # data kind, venue << 8, market << 16
     uint32_t count          # 0: free slot
     int64_t recv_ns         # of the newest record; only remember() keeps it
     int64_t exchange_ns     # of the same record
-    uint8_t data_kind
-    uint8_t venue
-    uint8_t market
 
 
 cdef class Ledger:

@@ -6,7 +6,7 @@ and `sise verify` compares them with what was published and stored. A hash table
 as a whole once a minute.
 """
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -25,6 +25,10 @@ cdef enum:
     MINUTE_NS = 60000000000
 
 
+cdef inline uint32_t stream_of(uint8_t data_kind, uint8_t venue, uint8_t market) noexcept nogil:
+    return data_kind | <uint32_t>venue << 8 | <uint32_t>market << 16
+
+
 cdef class Ledger:
     """Open-addressing table: (minute, symbol, kind, market, venue) -> count."""
 
@@ -38,26 +42,21 @@ cdef class Ledger:
         free(self.entries)
 
     cdef LedgerEntry* _find(self, LedgerEntry* entries, uint64_t slots, const LedgerEntry* key) noexcept nogil:
-        cdef uint64_t words[3]
-        cdef uint64_t found[3]
+        cdef const uint64_t* words = <const uint64_t*>key.symbol
+        cdef const uint64_t* found
         cdef uint64_t hashed, slot
-        cdef LedgerEntry* entry
-        memcpy(words, key.symbol, SISE_SYMBOL_BYTES)
         hashed = (words[0] ^ (words[1] * <uint64_t>0x9E3779B97F4A7C15) ^ (words[2] * <uint64_t>0xC2B2AE3D27D4EB4F))
-        hashed ^= <uint64_t>key.minute_ns + (<uint64_t>key.data_kind << 56) + (<uint64_t>key.market << 48)
+        hashed ^= <uint64_t>key.minute_ns + (<uint64_t>key.stream << 40)
         hashed *= <uint64_t>0x9E3779B97F4A7C15
         slot = (hashed >> 32) & (slots - 1)
         while True:
-            entry = &entries[slot]
-            memcpy(found, entry.symbol, SISE_SYMBOL_BYTES)
-            if entry.count == 0 or (
-                ((found[0] ^ words[0]) | (found[1] ^ words[1]) | (found[2] ^ words[2])) == 0
-                and entry.minute_ns == key.minute_ns
-                and entry.data_kind == key.data_kind
-                and entry.market == key.market
-                and entry.venue == key.venue
+            found = <const uint64_t*>entries[slot].symbol
+            if entries[slot].count == 0 or (
+                ((found[0] ^ words[0]) | (found[1] ^ words[1]) | (found[2] ^ words[2])
+                 | <uint64_t>(entries[slot].minute_ns ^ key.minute_ns)
+                 | (entries[slot].stream ^ key.stream)) == 0
             ):
-                return entry
+                return &entries[slot]
             slot = (slot + 1) & (slots - 1)
 
     cdef int _grow(self) noexcept nogil:
@@ -86,9 +85,7 @@ cdef class Ledger:
             # a division: once a minute, not once a record
             self.minute_ns = record.recv_ns - record.recv_ns % <int64_t>MINUTE_NS
         key.minute_ns = self.minute_ns
-        key.data_kind = record.kind
-        key.venue = record.venue
-        key.market = record.market
+        key.stream = stream_of(record.kind, record.venue, record.market)
         entry = self._find(self.entries, self.slots, &key)
         if entry.count == 0:
             entry[0] = key
@@ -108,9 +105,7 @@ cdef class Ledger:
             return
         memcpy(key.symbol, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
         key.minute_ns = 0
-        key.data_kind = gap.data_kind if record.kind == SISE_GAP else record.kind
-        key.venue = record.venue
-        key.market = record.market
+        key.stream = stream_of(gap.data_kind if record.kind == SISE_GAP else record.kind, record.venue, record.market)
         entry = self._find(self.entries, self.slots, &key)
         if entry.count == 0:
             entry[0] = key

@@ -152,6 +152,10 @@ cdef extern from "layout.h" nogil:
         uint64_t values[112]
         uint64_t histograms[2][400]
 
+    void sise_store_origin(sise_record_header* header, uint8_t kind, uint8_t venue, uint8_t market,
+                           int16_t utc_offset_min, uint16_t connection)
+    void sise_store_trade_tail(sise_trade* trade, uint8_t price_scale, uint8_t volume_scale, uint8_t cum_volume_scale,
+                               uint8_t ask_scale, uint8_t bid_scale, uint8_t change_rate_scale, uint8_t side)
     uint64_t sise_load_acquire(const uint64_t *p)
     uint64_t sise_load_relaxed(const uint64_t *p)
     void sise_store_release(uint64_t *p, uint64_t v)

@@ -592,8 +592,9 @@ cdef class RingWriter(RingFile):
             self.position += self.capacity - (self.position & self.mask)
         record.length = self.reserved_bytes
         record.seq = self.next_seq
-        record.flags |= self.next_flags
-        self.next_flags = 0
+        if self.next_flags:
+            record.flags |= self.next_flags
+            self.next_flags = 0
         record.crc32c = sise_crc32c(at + 8, record.length - 8)
         block = self.position >> __builtin_ctzll(self.block_bytes)  # a power of two
         if block != self.current_block:
@@ -753,13 +754,13 @@ cdef class RingWriter(RingFile):
             record = <sise_ledger*>self.reserve(sizeof(sise_ledger))  # there is room for all: see above
             memset(<char*>record + sizeof(sise_record_header), 0, sizeof(sise_ledger) - sizeof(sise_record_header))
             record.header.kind = SISE_LEDGER
-            record.header.venue = entry.venue
-            record.header.market = entry.market
+            record.header.venue = <uint8_t>(entry.stream >> 8)
+            record.header.market = <uint8_t>(entry.stream >> 16)
             memcpy(record.symbol, entry.symbol, SISE_SYMBOL_BYTES)
             record.minute_ns = entry.minute_ns
             record.through_seq = through_seq
             record.count = entry.count
-            record.data_kind = entry.data_kind
+            record.data_kind = <uint8_t>entry.stream
             self.commit(<char*>record)
             appended += 1
         self.ledger.clear()
@@ -809,7 +810,7 @@ cdef class RingWriter(RingFile):
             entry = &newest.entries[i]
             if entry.count:
                 symbol = entry.symbol[:strnlen(entry.symbol, SISE_SYMBOL_BYTES)].decode("ascii")
-                receipts[symbol, entry.data_kind] = (entry.recv_ns, entry.exchange_ns)
+                receipts[symbol, entry.stream & 0xff] = (entry.recv_ns, entry.exchange_ns)
         return receipts
 
     def _oldest(self) -> int:

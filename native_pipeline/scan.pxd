@@ -4,74 +4,32 @@
 # than a tail of 64 bytes; a function that can refuse returns 0 for "refused" and then leaves its results unspecified.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy
 
 
 cdef extern from "scan_simd.h" nogil:
     enum:
-        SISE_SIMD
-        SISE_BLOCK
+        SISE_FIND_SLACK
     bint sise_eight_digits(const char* p, int digits, uint64_t* value)
-    uint64_t sise_match_block(const char* p, char c)
-    uint64_t sise_match_block_portable(const char* p, char c)
-    uint64_t sise_match_tail(const char* p, size_t n, char c)
-    size_t sise_count_byte(const char* p, size_t n, char c)
-    size_t sise_count_byte_portable(const char* p, size_t n, char c)
-
-cdef extern from * nogil:
-    """
-    #define sise_ctz64(x) __builtin_ctzll(x)
-    """
-    int sise_ctz64(uint64_t x)
+    bint sise_short_decimal(const char* p, int length, int64_t* mantissa, uint8_t* scale)
+    bint sise_hhmmss(const char* p, int32_t* seconds)
+    uint64_t sise_load64(const char* p)
+    uint64_t sise_load32(const char* p)
+    bint sise_symbol_bytes(uint64_t word)
+    uint64_t sise_integers(const char* base, const uint32_t* begins, const uint8_t* numbers, int count, int64_t* values)
+    uint64_t sise_integers_portable(const char* base, const uint32_t* begins, const uint8_t* numbers, int count,
+                                    int64_t* values)
+    size_t sise_find(const char* p, size_t n, char c, uint32_t* behind)
+    size_t sise_find_sse2(const char* p, size_t n, char c, uint32_t* behind)
+    size_t sise_find_portable(const char* p, size_t n, char c, uint32_t* behind)
 
 
 cdef enum:
+    SYMBOL_BYTES = 24         # SISE_SYMBOL_BYTES
+    SYMBOL_WORDS = 3
     SCAN_MAX_SCALE = 18       # SISE_MAX_SCALE: 10**18 is the largest power of ten below 2**63
     SCAN_FIRST_YEAR = 1970
     SCAN_LAST_YEAR = 2261     # the last whole year whose nanoseconds fit an int64
-
-
-# ---- separators ------------------------------------------------------------------------------------------------------
-
-# Walks the separators of [base, base + size), one block of 64 bytes at a time.
-cdef struct Splitter:
-    const char* base
-    size_t size
-    size_t block      # offset of the block that mask describes
-    uint64_t mask     # separators of the block that were not returned yet
-    char separator
-
-
-cdef inline uint64_t splitter_mask(const Splitter* s) noexcept nogil:
-    cdef size_t left = s.size - s.block
-    if left >= SISE_BLOCK:
-        return sise_match_block(s.base + s.block, s.separator)
-    if left == 0:
-        return 0
-    if s.size >= SISE_BLOCK:   # the last 64 bytes, shifted: cheaper than a copy of the tail
-        return sise_match_block(s.base + s.size - SISE_BLOCK, s.separator) >> (SISE_BLOCK - left)
-    return sise_match_tail(s.base + s.block, left, s.separator)
-
-
-cdef inline void splitter_start(Splitter* s, const char* base, size_t size, char separator) noexcept nogil:
-    s.base = base
-    s.size = size
-    s.block = 0
-    s.separator = separator
-    s.mask = splitter_mask(s)
-
-
-# Offset of the next separator; *size* when there are no more.
-cdef inline size_t splitter_next(Splitter* s) noexcept nogil:
-    cdef size_t found
-    while s.mask == 0:
-        if s.size - s.block <= SISE_BLOCK:
-            return s.size
-        s.block += SISE_BLOCK
-        s.mask = splitter_mask(s)
-    found = s.block + <size_t>sise_ctz64(s.mask)
-    s.mask &= s.mask - 1
-    return found
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -131,11 +89,19 @@ cdef inline bint scan_decimal_slow(const char* begin, const char* end, int64_t* 
 
 cdef inline bint scan_decimal(const char* floor, const char* begin, const char* end, int64_t* mantissa,
                               uint8_t* scale) noexcept nogil:
-    cdef uint64_t value
-    if scan_digits(floor, begin, end, &value):
-        mantissa[0] = <int64_t>value
-        scale[0] = 0
-        return True
+    cdef uint64_t value, above
+    cdef Py_ssize_t size = end - begin
+    if 1 <= size <= 8 and end - floor >= 8:
+        if sise_eight_digits(end - 8, <int>size, &value):
+            mantissa[0] = <int64_t>value
+            scale[0] = 0
+            return True
+        return sise_short_decimal(end - 8, <int>size, mantissa, scale)
+    if 9 <= size <= 16 and end - floor >= 16:
+        if sise_eight_digits(end - 8, 8, &value) and sise_eight_digits(end - 16, <int>size - 8, &above):
+            mantissa[0] = <int64_t>(above * 100000000 + value)
+            scale[0] = 0
+            return True
     return scan_decimal_slow(begin, end, mantissa, scale)
 
 
@@ -147,17 +113,8 @@ cdef inline bint scan_is_absent(const char* begin, const char* end) noexcept nog
 # ---- times -----------------------------------------------------------------------------------------------------------
 
 # HHMMSS -> seconds since midnight.
-cdef inline bint scan_hhmmss(const char* floor, const char* begin, const char* end, int32_t* seconds) noexcept nogil:
-    cdef uint64_t value
-    cdef uint32_t digits, minutes
-    if end - begin != 6 or not scan_digits(floor, begin, end, &value):
-        return False
-    digits = <uint32_t>value
-    minutes = (digits // 100) % 100
-    if digits >= 240000 or minutes > 59 or digits % 100 > 59:
-        return False
-    seconds[0] = <int32_t>(digits // 10000 * 3600 + minutes * 60 + digits % 100)
-    return True
+cdef inline bint scan_hhmmss(const char* begin, const char* end, int32_t* seconds) noexcept nogil:
+    return end - begin == 6 and sise_hhmmss(begin, seconds)
 
 
 # Days from 1970-01-01 to a date of the Gregorian calendar, year >= 0. After H. Hinnant's chrono algorithms:
@@ -197,19 +154,24 @@ cdef inline bint scan_yyyymmdd(const char* floor, const char* begin, const char*
 
 # ---- symbols ---------------------------------------------------------------------------------------------------------
 
-# 1..size printable ASCII characters without " \ ^ |, no space at either end; copied to *symbol*, NUL padded to *size*.
-cdef inline bint scan_symbol(const char* begin, const char* end, char* symbol, int size) noexcept nogil:
-    cdef int i = 0
-    cdef char c
-    cdef const char* p = begin
-    if begin == end or end - begin > size or begin[0] == c' ' or end[-1] == c' ':
+# 1..SYMBOL_BYTES printable ASCII characters without " \ ^ |, no space at either end; NUL padded to the three words of
+# *symbol*, each stored as a whole: the checksum reads them again at once.
+cdef inline bint scan_symbol(const char* begin, const char* end, char* symbol) noexcept nogil:
+    cdef uint64_t words[SYMBOL_WORDS]
+    cdef uint64_t checked
+    cdef Py_ssize_t size = end - begin, i
+    if size < 1 or size > SYMBOL_BYTES or begin[0] == c' ' or end[-1] == c' ':
         return False
-    memset(symbol, 0, <size_t>size)   # size is a constant where this is inlined: three stores
-    while p < end:
-        c = p[0]
-        if c < c' ' or c > c'~' or c == c'"' or c == c'\\' or c == c'^' or c == c'|':
+    words[0] = words[1] = words[2] = 0
+    if 4 <= size <= 8:   # nearly every symbol: two loads that may overlap
+        words[0] = sise_load32(begin) | <uint64_t>sise_load32(end - 4) << (8 * (size - 4))
+    else:
+        memcpy(words, begin, <size_t>size)
+    for i in range((size + 7) // 8):
+        checked = words[i]
+        if size - 8 * i < 8:   # what is behind the symbol counts as a character that is allowed
+            checked |= <uint64_t>0x4141414141414141 << (8 * (size - 8 * i))
+        if not sise_symbol_bytes(checked):
             return False
-        symbol[i] = c
-        i += 1
-        p += 1
+    memcpy(symbol, words, SYMBOL_BYTES)
     return True

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native_pipeline.parse_kis import probe_decimal, probe_hhmmss, probe_separators, probe_symbol, probe_yyyymmdd
+from native_pipeline.parse_kis import (
+    probe_decimal,
+    probe_hhmmss,
+    probe_integers,
+    probe_separators,
+    probe_symbol,
+    probe_yyyymmdd,
+)
 from tests.reference import kis as twin
 
 pytestmark = pytest.mark.requirement("SCH-01")
@@ -145,18 +152,29 @@ def test_a_symbol_that_could_break_a_message_is_refused(symbol: bytes) -> None:
     )
 )
 def test_separators_are_found_wherever_they_are(text: bytes) -> None:
-    expected = [at for at, byte in enumerate(text) if byte == ord("^")]
+    expected = [at + 1 for at, byte in enumerate(text) if byte == ord("^")]
 
-    offsets, count, portable_count, portable_offsets = probe_separators(text, ord("^"))
-
-    assert offsets == expected
-    assert count == portable_count == len(expected)
-    assert portable_offsets == [at for at in expected if at < len(text) - len(text) % 64]
+    assert probe_separators(text, ord("^")) == [expected, expected, expected]
 
 
-def test_separators_are_counted_beyond_what_a_vector_lane_holds() -> None:
+def test_every_byte_may_be_a_separator() -> None:
     text = b"^" * 9001
 
-    offsets, count, portable_count, _ = probe_separators(text, ord("^"))
+    for found in probe_separators(text, ord("^")):
+        assert found == list(range(1, 9002))
 
-    assert count == portable_count == len(offsets) == 9001
+
+@settings(deadline=None)
+@given(
+    st.lists(st.text("0123456789.+-/: ", max_size=10), min_size=1, max_size=60),
+    st.data(),
+)
+def test_plain_integers_are_read_many_at_once(fields: list[str], data: st.DataObject) -> None:
+    numbers = data.draw(st.lists(st.integers(0, len(fields) - 1), max_size=60))
+    frame = "0|HEADER" + "^".join(fields)
+    begins = [0]
+    for field in fields:
+        begins.append(begins[-1] + len(field) + 1)
+    expected = [int(field) if field.isdigit() and len(field) <= 8 else None for field in (fields[n] for n in numbers)]
+
+    assert probe_integers(frame.encode(), begins, numbers) == [expected, expected]
