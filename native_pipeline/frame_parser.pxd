@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
+from native_pipeline.record cimport sise_record_header
 from native_pipeline.ring cimport RingWriter
 
 
@@ -16,8 +17,14 @@ cdef class FrameParser:
     cdef public uint16_t connection  # number of the connection in its worker, stamped on every record
     cdef public uint64_t records
     cdef public uint64_t quarantined
+    cdef public uint64_t duplicates  # trades that had arrived before: not appended again
 
     # Parse one whole message. All of its records are appended (committed, not published) or none.
     # Never reads past data[size - 1]. recv_ns stamps the records and dates frames that carry no date.
     cdef int parse_frame(self, RingWriter ring, const char* data, Py_ssize_t size, bint is_text,
                          int64_t recv_ns) noexcept nogil
+
+    # Commit the market data record that *ring*.reserve() gave and the parser has filled: 1, or 0 for a trade that had
+    # arrived before, which is then counted and not in the ring. identity: the venue's own number of the trade; 0 where
+    # it has none, then time, cumulative volume and price tell trades apart. Counts `records`.
+    cdef int commit_record(self, RingWriter ring, sise_record_header* record, uint64_t identity) noexcept nogil

@@ -7,6 +7,7 @@ class FrameParser:
     connection: int
     records: int
     quarantined: int
+    duplicates: int
     @property
     def venue(self) -> int: ...
     def parse(self, ring: RingWriter, frame: bytes, recv_ns: int, *, is_text: bool = True) -> int: ...

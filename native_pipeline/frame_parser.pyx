@@ -3,8 +3,9 @@
 Before: `frame_listener`. After: `ring`.
 """
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
+from native_pipeline.record cimport sise_record_header
 from native_pipeline.ring cimport RingWriter
 
 
@@ -14,6 +15,11 @@ cdef class FrameParser:
     cdef int parse_frame(self, RingWriter ring, const char* data, Py_ssize_t size, bint is_text,
                          int64_t recv_ns) noexcept nogil:
         return PARSE_CONTROL
+
+    cdef int commit_record(self, RingWriter ring, sise_record_header* record, uint64_t identity) noexcept nogil:
+        ring.commit(<char*>record)
+        self.records += 1
+        return 1
 
     def parse(self, RingWriter ring not None, bytes frame not None, int64_t recv_ns, *, bint is_text=True) -> int:
         """Append the records of *frame* to *ring* and publish them; return how many there were.

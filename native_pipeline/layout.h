@@ -39,6 +39,7 @@ enum sise_record_kind {
     SISE_QUARANTINE = 3,
     SISE_GAP = 4,
     SISE_LEDGER = 5,
+    SISE_EVENT = 6, /* market data that is neither a trade nor a book */
     SISE_PAD = 255,
 };
 
@@ -46,10 +47,23 @@ enum sise_record_flag {
     SISE_FLAG_CROSSED = 1,   /* best bid above best ask: kept, marked */
     SISE_FLAG_TRUNCATED = 2, /* quarantine: the frame was longer than what is kept */
     SISE_FLAG_AUCTION = 4,   /* book of an auction phase: prices are indicative */
+    SISE_FLAG_LATE = 8,      /* trade: arrived behind a later one of its stream */
+    SISE_FLAG_NXT = 16,      /* of the alternative exchange NXT; neither this nor the next: of the main exchange */
+    SISE_FLAG_SOR = 32,      /* of all exchanges together (unified, smart order routing) */
     SISE_FLAG_RESUMED = 128, /* first record after a repair: its seq jumps on purpose */
 };
 
 enum sise_side { SISE_SIDE_NONE = 0, SISE_SIDE_BUY = 1, SISE_SIDE_SELL = 2 };
+
+/* What a record of kind SISE_EVENT tells: index into native_pipeline.records.EVENT_NAMES. */
+enum sise_event_type {
+    SISE_EVENT_EXPECTED = 1, /* indicative price of an auction */
+    SISE_EVENT_INDEX = 2,    /* level of an index */
+    SISE_EVENT_NAV = 3,      /* net asset value of a fund */
+    SISE_EVENT_STATUS = 4,   /* market operation, halt, volatility interruption */
+    SISE_EVENT_PROGRAM = 5,  /* program trading */
+    SISE_EVENT_QUOTE = 6,    /* price without a trade: snapshot, best bid and ask, ticker */
+};
 
 enum sise_consumer_mode { SISE_CONSUMER_FREE = 0, SISE_CONSUMER_GATING = 1, SISE_CONSUMER_LOSSY = 2 };
 
@@ -132,6 +146,23 @@ typedef struct {
     uint8_t reserved[3];            /* 77 */
 } sise_ledger;                      /* 80 */
 
+typedef struct {
+    sise_record_header header;
+    char symbol[SISE_SYMBOL_BYTES]; /*  32 */
+    int64_t exchange_ns;            /*  56: exchange time; the receive time where the venue sends none */
+    int64_t price;                  /*  64: mantissas, SISE_ABSENT where there is no such value */
+    int64_t volume;                 /*  72 */
+    int64_t cum_volume;             /*  80 */
+    int64_t change_rate;            /*  88: percent against the previous close */
+    uint8_t price_scale;            /*  96 */
+    uint8_t volume_scale;           /*  97 */
+    uint8_t cum_volume_scale;       /*  98 */
+    uint8_t change_rate_scale;      /*  99 */
+    uint8_t type;                   /* 100: enum sise_event_type */
+    uint8_t text_is_cut;            /* 101: 1 if the venue's text was longer than what is kept */
+    uint16_t text_bytes;            /* 102: of the venue's own text of the record, kept behind this struct */
+} sise_event;                       /* 104, then the text, NUL padded to a multiple of 8 */
+
 static_assert(sizeof(sise_record_header) == 32, "record header");
 static_assert(offsetof(sise_record_header, seq) == 8 && offsetof(sise_record_header, kind) == 24, "record header");
 static_assert(offsetof(sise_trade, symbol) == 32 && offsetof(sise_trade, price) == 64, "trade");
@@ -140,6 +171,8 @@ static_assert(offsetof(sise_book, ask_price) == 64 && offsetof(sise_book, bid_si
 static_assert(offsetof(sise_book, ask_price_scale) == 384 && sizeof(sise_book) == 424, "book");
 static_assert(offsetof(sise_quarantine, reason) == 40 && sizeof(sise_quarantine) == 48, "quarantine");
 static_assert(offsetof(sise_gap, started_ns) == 56 && sizeof(sise_gap) == 88, "gap");
+static_assert(offsetof(sise_event, price) == 64 && offsetof(sise_event, text_bytes) == 102, "event");
+static_assert(sizeof(sise_event) == 104, "event");
 static_assert(offsetof(sise_ledger, minute_ns) == 56 && sizeof(sise_ledger) == 80, "ledger");
 
 /* Bytes 24..31 of a header and the last 8 of a trade, each in one store: a checksum that reads a word again while
@@ -166,7 +199,17 @@ typedef struct {
     char name[SISE_NAME_BYTES]; /*  0: consumer's name, NUL padded */
     uint64_t position;          /* 16: next byte to read; consumer stores (release), producer loads (acquire) */
     uint64_t lapped_records;    /* 24: records that this lossy consumer never saw */
-    uint32_t mode;              /* 32: enum sise_consumer_mode */
+    uint32_t mode;              /* 32: /* What a record of kind SISE_EVENT tells: index into native_pipeline.records.EVENT_NAMES. */
+enum sise_event_type {
+    SISE_EVENT_EXPECTED = 1, /* indicative price of an auction */
+    SISE_EVENT_INDEX = 2,    /* level of an index */
+    SISE_EVENT_NAV = 3,      /* net asset value of a fund */
+    SISE_EVENT_STATUS = 4,   /* market operation, halt, volatility interruption */
+    SISE_EVENT_PROGRAM = 5,  /* program trading */
+    SISE_EVENT_QUOTE = 6,    /* price without a trade: snapshot, best bid and ask, ticker */
+};
+
+enum sise_consumer_mode */
     uint32_t sleeping;          /* 36: 1 while it waits for its eventfd; both sides use a full fence */
     int64_t pid;                /* 40: of the attached process, 0 when detached */
     uint8_t reserved[16];       /* 48 */

@@ -22,11 +22,21 @@ cdef extern from "layout.h" nogil:
         SISE_QUARANTINE
         SISE_GAP
         SISE_LEDGER
+        SISE_EVENT
         SISE_PAD
         SISE_FLAG_CROSSED
         SISE_FLAG_TRUNCATED
         SISE_FLAG_AUCTION
+        SISE_FLAG_LATE
+        SISE_FLAG_NXT
+        SISE_FLAG_SOR
         SISE_FLAG_RESUMED
+        SISE_EVENT_EXPECTED
+        SISE_EVENT_INDEX
+        SISE_EVENT_NAV
+        SISE_EVENT_STATUS
+        SISE_EVENT_PROGRAM
+        SISE_EVENT_QUOTE
         SISE_SIDE_NONE
         SISE_SIDE_BUY
         SISE_SIDE_SELL
@@ -107,6 +117,22 @@ cdef extern from "layout.h" nogil:
         uint32_t count
         uint8_t data_kind
         uint8_t reserved[3]
+
+    ctypedef struct sise_event:
+        sise_record_header header
+        char symbol[24]
+        int64_t exchange_ns
+        int64_t price
+        int64_t volume
+        int64_t cum_volume
+        int64_t change_rate
+        uint8_t price_scale
+        uint8_t volume_scale
+        uint8_t cum_volume_scale
+        uint8_t change_rate_scale
+        uint8_t type
+        uint8_t text_is_cut
+        uint16_t text_bytes
 
     ctypedef struct sise_consumer_slot:
         char name[16]

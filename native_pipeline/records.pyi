@@ -7,6 +7,7 @@ BAD_CONTROL: Final[int]
 TOO_LONG: Final[int]
 GAP_REASONS: Final[tuple[str, ...]]
 FLAG_NAMES: Final[dict[int, str]]
+EVENT_NAMES: Final[dict[int, str]]
 KIND_NAMES: Final[dict[int, str]]
 SIDE_NAMES: Final[dict[int, str]]
 

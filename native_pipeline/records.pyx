@@ -14,8 +14,18 @@ from native_pipeline.record cimport (
     REASON_TOO_LONG,
     SISE_ABSENT,
     SISE_BOOK,
+    SISE_EVENT,
+    SISE_EVENT_EXPECTED,
+    SISE_EVENT_INDEX,
+    SISE_EVENT_NAV,
+    SISE_EVENT_PROGRAM,
+    SISE_EVENT_QUOTE,
+    SISE_EVENT_STATUS,
     SISE_FLAG_AUCTION,
     SISE_FLAG_CROSSED,
+    SISE_FLAG_LATE,
+    SISE_FLAG_NXT,
+    SISE_FLAG_SOR,
     SISE_FLAG_TRUNCATED,
     SISE_GAP,
     SISE_LEDGER,
@@ -26,6 +36,7 @@ from native_pipeline.record cimport (
     SISE_SYMBOL_BYTES,
     SISE_TRADE,
     sise_book,
+    sise_event,
     sise_gap,
     sise_ledger,
     sise_quarantine,
@@ -74,9 +85,18 @@ GAP_REASONS = (
 )
 
 # bit of sise_record_header.flags -> name
-FLAG_NAMES = {SISE_FLAG_CROSSED: "crossed", SISE_FLAG_TRUNCATED: "truncated", SISE_FLAG_AUCTION: "auction"}
+FLAG_NAMES = {
+    SISE_FLAG_CROSSED: "crossed", SISE_FLAG_TRUNCATED: "truncated", SISE_FLAG_AUCTION: "auction",
+    SISE_FLAG_LATE: "late", SISE_FLAG_NXT: "nxt", SISE_FLAG_SOR: "sor",
+}
+# By sise_event.type; also the names of the kinds that a feed can ask for.
+EVENT_NAMES = {
+    SISE_EVENT_EXPECTED: "expected", SISE_EVENT_INDEX: "index", SISE_EVENT_NAV: "nav", SISE_EVENT_STATUS: "status",
+    SISE_EVENT_PROGRAM: "program", SISE_EVENT_QUOTE: "quote",
+}
 KIND_NAMES = {
     SISE_TRADE: "trade", SISE_BOOK: "orderbook", SISE_QUARANTINE: "quarantine", SISE_GAP: "gap", SISE_LEDGER: "ledger",
+    SISE_EVENT: "event",
 }
 SIDE_NAMES = {SISE_SIDE_BUY: "buy", SISE_SIDE_SELL: "sell"}
 
@@ -119,6 +139,21 @@ cdef dict _book(const sise_book* book):
         "utc_offset_min": book.header.utc_offset_min,
         "asks": _levels(book.ask_price, book.ask_price_scale, book.ask_size, book.ask_size_scale),
         "bids": _levels(book.bid_price, book.bid_price_scale, book.bid_size, book.bid_size_scale),
+    }
+
+
+cdef dict _event(const sise_event* event):
+    return {
+        "symbol": _symbol(event.symbol),
+        "exchange_ns": event.exchange_ns,
+        "utc_offset_min": event.header.utc_offset_min,
+        "type": EVENT_NAMES.get(event.type),
+        "price": _decimal(event.price, event.price_scale),
+        "volume": _decimal(event.volume, event.volume_scale),
+        "cum_volume": _decimal(event.cum_volume, event.cum_volume_scale),
+        "change_rate": _decimal(event.change_rate, event.change_rate_scale),
+        "text": (<const char*>event + sizeof(sise_event))[:event.text_bytes],
+        "text_is_cut": event.text_is_cut == 1,
     }
 
 
@@ -166,6 +201,8 @@ cdef dict _record(const sise_record_header* header):
         return common | _trade(<const sise_trade*>header)
     if header.kind == SISE_BOOK:
         return common | _book(<const sise_book*>header)
+    if header.kind == SISE_EVENT:
+        return common | _event(<const sise_event*>header)
     if header.kind == SISE_QUARANTINE:
         return common | _quarantine(<const sise_quarantine*>header)
     if header.kind == SISE_GAP:

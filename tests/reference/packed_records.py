@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-TRADE, BOOK, QUARANTINE, GAP, LEDGER = 1, 2, 3, 4, 5
+TRADE, BOOK, QUARANTINE, GAP, LEDGER, EVENT = 1, 2, 3, 4, 5, 6
+EXPECTED = 1
 ABSENT = -(2**63)
 LEVELS = 10
 
@@ -154,7 +155,37 @@ class Ledger(Header):
         return struct.pack("<24sqQIB3x", self.symbol, self.minute_ns, self.through_seq, self.count, self.data_kind)
 
 
-Record = Trade | Book | Quarantine | Gap | Ledger
+@dataclass(frozen=True, kw_only=True)
+class Event(Header):
+    """sise_event."""
+
+    symbol: bytes = b"005930"
+    exchange_ns: int = 0
+    price: int = ABSENT
+    volume: int = ABSENT
+    cum_volume: int = ABSENT
+    change_rate: int = ABSENT
+    price_scale: int = 0
+    volume_scale: int = 0
+    cum_volume_scale: int = 0
+    change_rate_scale: int = 0
+    type: int = EXPECTED
+    text: bytes = b""
+    text_is_cut: bool = False
+
+    kind = EVENT
+
+    def body(self) -> bytes:
+        """Everything behind the header."""
+        head = struct.pack(
+            "<24s5q6BH", self.symbol, self.exchange_ns, self.price, self.volume, self.cum_volume, self.change_rate,
+            self.price_scale, self.volume_scale, self.cum_volume_scale, self.change_rate_scale, self.type,
+            self.text_is_cut, len(self.text),
+        )  # fmt: skip
+        return head + self.text + bytes(-len(self.text) % 8)
+
+
+Record = Trade | Book | Quarantine | Gap | Ledger | Event
 
 
 def append(ring: Appender, record: Record) -> int:

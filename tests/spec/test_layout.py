@@ -98,7 +98,7 @@ def test_the_documented_version_and_sizes_are_those_of_the_program() -> None:
     ("record", "struct"),
     [(packed_records.Trade(), "sise_trade"), (packed_records.Book(), "sise_book"),
      (packed_records.Quarantine(), "sise_quarantine"), (packed_records.Gap(), "sise_gap"),
-     (packed_records.Ledger(), "sise_ledger")],
+     (packed_records.Ledger(), "sise_ledger"), (packed_records.Event(), "sise_event")],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_a_record_in_the_file_has_the_documented_size(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 VENUE_NAMES = ("", "kis", "kiwoom", "upbit")
 MARKET_NAMES = ("", "kr", "us", "crypto")
+# "" is the main exchange of the market; the others are flags of a record: SISE_FLAG_NXT, SISE_FLAG_SOR.
+EXCHANGE_NAMES = ("", "nxt", "sor")
+# What a feed can ask for; from the third on, records of kind SISE_EVENT, by their type.
+KIND_NAMES = ("trade", "orderbook", "expected", "index", "nav", "status", "program", "quote")
 
 VENUE_IDS = {name: number for number, name in enumerate(VENUE_NAMES) if name}
 MARKET_IDS = {name: number for number, name in enumerate(MARKET_NAMES) if name}
@@ -22,6 +26,8 @@ MARKET_IDS = {name: number for number, name in enumerate(MARKET_NAMES) if name}
 # Venue name -> module and class, imported only by the processes that talk to that venue.
 VENUE_CLASSES = {
     "kis": ("daemon.ingest.venues.kis", "KisVenue"),
+    "kiwoom": ("daemon.ingest.venues.kiwoom", "KiwoomVenue"),
+    "upbit": ("daemon.ingest.venues.upbit", "UpbitVenue"),
 }
 
 

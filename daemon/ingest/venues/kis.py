@@ -144,6 +144,12 @@ class KisVenue:
 
     name = "kis"
     needs_approval_key = True
+    needs_login = False
+    acknowledges = True
+    replaces_all = False
+    max_batch = 1
+    decode_market = "kr"
+    keep_alive: KeepAlive | None = None
 
     def websocket_url(self, account: Account) -> str:
         """Return the account's URL or the venue's, with the default path unless it names one."""
