@@ -199,17 +199,7 @@ typedef struct {
     char name[SISE_NAME_BYTES]; /*  0: consumer's name, NUL padded */
     uint64_t position;          /* 16: next byte to read; consumer stores (release), producer loads (acquire) */
     uint64_t lapped_records;    /* 24: records that this lossy consumer never saw */
-    uint32_t mode;              /* 32: /* What a record of kind SISE_EVENT tells: index into native_pipeline.records.EVENT_NAMES. */
-enum sise_event_type {
-    SISE_EVENT_EXPECTED = 1, /* indicative price of an auction */
-    SISE_EVENT_INDEX = 2,    /* level of an index */
-    SISE_EVENT_NAV = 3,      /* net asset value of a fund */
-    SISE_EVENT_STATUS = 4,   /* market operation, halt, volatility interruption */
-    SISE_EVENT_PROGRAM = 5,  /* program trading */
-    SISE_EVENT_QUOTE = 6,    /* price without a trade: snapshot, best bid and ask, ticker */
-};
-
-enum sise_consumer_mode */
+    uint32_t mode;              /* 32: enum sise_consumer_mode */
     uint32_t sleeping;          /* 36: 1 while it waits for its eventfd; both sides use a full fence */
     int64_t pid;                /* 40: of the attached process, 0 when detached */
     uint8_t reserved[16];       /* 48 */
