@@ -68,6 +68,21 @@ COUNTERS = (
     ("rss_bytes", "bytes", "resident memory of the process (gauge)"),
     ("last_data_ns", "ns", "receive time of the newest record (gauge)"),
     ("last_commit_ns", "ns", "wall clock of the newest commit (gauge)"),
+    ("duplicates_dropped", "records", "trades that had arrived before, from the other session or replayed by the venue"),
+    ("volume_gaps", "events", "holes found by the cumulative volume of a stream"),
+    ("records_late", "records", "trades that arrived behind a later one of their stream"),
+    ("subscriptions_suspected", "subscriptions", "confirmed, but silent while their market is open (gauge)"),
+    ("limits_learned", "events", "session limits learned from a venue's refusal"),
+    ("attempts_withheld", "events", "connection attempts or requests put off by the governor"),
+    ("watchdog_warnings", "events", "data watchdog: silence noticed"),
+    ("watchdog_resubscriptions", "events", "data watchdog: everything of a session requested again"),
+    ("watchdog_reconnections", "events", "data watchdog: a session closed for its silence"),
+    ("order_notices", "frames", "private order notices decoded; not stored"),
+    ("alerts_raised", "alerts", "alerts handed to the monitor"),
+    ("alerts_published", "alerts", "alerts published on Redis"),
+    ("alerts_suppressed", "alerts", "repeated alerts that were counted instead of published"),
+    ("alerts_lost", "alerts", "alerts that found their queue full; they are in the log"),
+    ("account_keys_fetched", "events", "access keys obtained from a venue"),
 )
 COUNTER_IDS = {name: position for position, (name, _, _) in enumerate(COUNTERS)}
 assert len(COUNTERS) <= SISE_COUNTERS
