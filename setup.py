@@ -7,12 +7,15 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 MODULES = [
+    "streams",
     "ledger",
     "ring",
     "counters",
     "frame_parser",
     "frame_listener",
     "parse_kis",
+    "parse_kiwoom",
+    "parse_upbit",
     "copy_encoder",
     "redis_encoder",
     "records",

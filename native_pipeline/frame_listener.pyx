@@ -36,6 +36,7 @@ cdef int RECORDS_QUARANTINED = COUNTER_IDS["records_quarantined"]
 cdef int CONTROL_FRAMES = COUNTER_IDS["control_frames"]
 cdef int SOCKET_PAUSES = COUNTER_IDS["socket_pauses"]
 cdef int RING_FULL_WAITS = COUNTER_IDS["ring_full_waits"]
+cdef int DUPLICATES_DROPPED = COUNTER_IDS["duplicates_dropped"]
 cdef int LAST_DATA_NS = COUNTER_IDS["last_data_ns"]
 
 cdef enum:
@@ -242,6 +243,9 @@ cdef class FrameListener(WSListener):
         self.counters.add(RECORDS_QUARANTINED, self.parser.quarantined)
         if self.last_data_ns:
             self.counters.store(LAST_DATA_NS, <uint64_t>self.last_data_ns)
+        if self.parser.duplicates:
+            self.counters.add(DUPLICATES_DROPPED, self.parser.duplicates)
+            self.parser.duplicates = 0
         self.parser.records = 0
         self.parser.quarantined = 0
         self.read_frames = 0

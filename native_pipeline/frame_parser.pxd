@@ -17,6 +17,8 @@ cdef class FrameParser:
     cdef public uint16_t connection  # number of the connection in its worker, stamped on every record
     cdef public uint64_t records
     cdef public uint64_t quarantined
+    cdef public bint keeps_all       # append also what has arrived before, and look for no holes
+    cdef public bint is_redundant    # another session brings the same streams: books and events are compared too
     cdef public uint64_t duplicates  # trades that had arrived before: not appended again
 
     # Parse one whole message. All of its records are appended (committed, not published) or none.

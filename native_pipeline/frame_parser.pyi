@@ -8,6 +8,8 @@ class FrameParser:
     records: int
     quarantined: int
     duplicates: int
+    is_redundant: bool
+    keeps_all: bool
     @property
     def venue(self) -> int: ...
     def parse(self, ring: RingWriter, frame: bytes, recv_ns: int, *, is_text: bool = True) -> int: ...

@@ -3,10 +3,25 @@
 Before: `frame_listener`. After: `ring`.
 """
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy
 
-from native_pipeline.record cimport sise_record_header
+from native_pipeline.record cimport SISE_BOOK, SISE_EVENT, SISE_TRADE, sise_book, sise_event, sise_record_header
 from native_pipeline.ring cimport RingWriter
+
+
+# Of a book or event: what it says. Only where two sessions bring the same stream; a venue may well say the same twice.
+cdef inline uint64_t _content(const char* record, uint8_t kind) noexcept nogil:
+    cdef size_t size = sizeof(sise_book) if kind == SISE_BOOK else sizeof(sise_event)
+    cdef uint64_t hashed = 1, word
+    cdef size_t at
+    if kind == SISE_EVENT:
+        size += (<const sise_event*>record).text_bytes
+    for at in range(sizeof(sise_record_header), size - 7, 8):
+        memcpy(&word, record + at, 8)
+        hashed = (hashed ^ word) * <uint64_t>0x9E3779B97F4A7C15
+        hashed ^= hashed >> 29
+    return hashed | 1
 
 
 cdef class FrameParser:
@@ -17,9 +32,17 @@ cdef class FrameParser:
         return PARSE_CONTROL
 
     cdef int commit_record(self, RingWriter ring, sise_record_header* record, uint64_t identity) noexcept nogil:
-        ring.commit(<char*>record)
-        self.records += 1
-        return 1
+        if self.keeps_all:
+            ring.commit(<char*>record)
+            self.records += 1
+            return 1
+        if self.is_redundant and identity == 0 and record.kind != SISE_TRADE:
+            identity = _content(<const char*>record, record.kind)
+        if ring.commit_once(<char*>record, identity):
+            self.records += 1
+            return 1
+        self.duplicates += 1
+        return 0
 
     def parse(self, RingWriter ring not None, bytes frame not None, int64_t recv_ns, *, bint is_text=True) -> int:
         """Append the records of *frame* to *ring* and publish them; return how many there were.

@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 
 from native_pipeline.record cimport (
     SISE_BOOK,
+    SISE_EVENT,
     SISE_GAP,
     SISE_SYMBOL_BYTES,
     SISE_TRADE,
@@ -25,7 +26,7 @@ cdef enum:
     MINUTE_NS = 60000000000
 
 
-cdef inline uint32_t stream_of(uint8_t data_kind, uint8_t venue, uint8_t market) noexcept nogil:
+cdef inline uint32_t tag_of(uint8_t data_kind, uint8_t venue, uint8_t market) noexcept nogil:
     return data_kind | <uint32_t>venue << 8 | <uint32_t>market << 16
 
 
@@ -46,7 +47,7 @@ cdef class Ledger:
         cdef const uint64_t* found
         cdef uint64_t hashed, slot
         hashed = (words[0] ^ (words[1] * <uint64_t>0x9E3779B97F4A7C15) ^ (words[2] * <uint64_t>0xC2B2AE3D27D4EB4F))
-        hashed ^= <uint64_t>key.minute_ns + (<uint64_t>key.stream << 40)
+        hashed ^= <uint64_t>key.minute_ns + (<uint64_t>key.tag << 40)
         hashed *= <uint64_t>0x9E3779B97F4A7C15
         slot = (hashed >> 32) & (slots - 1)
         while True:
@@ -54,7 +55,7 @@ cdef class Ledger:
             if entries[slot].count == 0 or (
                 ((found[0] ^ words[0]) | (found[1] ^ words[1]) | (found[2] ^ words[2])
                  | <uint64_t>(entries[slot].minute_ns ^ key.minute_ns)
-                 | (entries[slot].stream ^ key.stream)) == 0
+                 | (entries[slot].tag ^ key.tag)) == 0
             ):
                 return &entries[slot]
             slot = (slot + 1) & (slots - 1)
@@ -72,40 +73,51 @@ cdef class Ledger:
         self.slots = slots
         return 0
 
-    cdef void count(self, const sise_record_header* record) noexcept nogil:
-        """Count *record* if it is market data. Out of memory: the table fills up to its last slot, then counts stop."""
+    cdef LedgerEntry* entry_of(self, const sise_record_header* record) noexcept nogil:
+        """Out of memory: the table fills up to its last slot, then counts stop."""
         cdef LedgerEntry key
         cdef LedgerEntry* entry
-        if record.kind != SISE_TRADE and record.kind != SISE_BOOK:
-            return
+        if record.kind != SISE_TRADE and record.kind != SISE_BOOK and record.kind != SISE_EVENT:
+            return NULL
         if self.used * 2 > self.slots and self._grow() < 0 and self.used + 1 >= self.slots:
-            return
+            return NULL
         memcpy(key.symbol, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
         if not self.minute_ns <= record.recv_ns < self.minute_ns + <int64_t>MINUTE_NS:
             # a division: once a minute, not once a record
             self.minute_ns = record.recv_ns - record.recv_ns % <int64_t>MINUTE_NS
         key.minute_ns = self.minute_ns
-        key.stream = stream_of(record.kind, record.venue, record.market)
+        key.tag = tag_of(record.kind, record.venue, record.market)
         entry = self._find(self.entries, self.slots, &key)
-        if entry.count == 0:
+        if entry.count == 0:   # stays free until it is counted in
             entry[0] = key
-            entry.count = 1
+            entry.count = 0
+            entry.stream = NULL
+        return entry
+
+    cdef void count_in(self, LedgerEntry* entry) noexcept nogil:
+        if entry.count == 0:
             self.used += 1
-        else:
-            entry.count += 1
+        entry.count += 1
+
+    cdef void count(self, const sise_record_header* record) noexcept nogil:
+        """Count *record* if it is market data."""
+        cdef LedgerEntry* entry = self.entry_of(record)
+        if entry is not NULL:
+            self.count_in(entry)
 
     cdef void remember(self, const sise_record_header* record) noexcept nogil:
         """Keep when the stream of *record*'s symbol and kind was last whole: a tick, or the end of a gap."""
         cdef LedgerEntry key
         cdef LedgerEntry* entry
         cdef const sise_gap* gap = <const sise_gap*>record
-        if record.kind != SISE_TRADE and record.kind != SISE_BOOK and record.kind != SISE_GAP:
+        if (record.kind != SISE_TRADE and record.kind != SISE_BOOK and record.kind != SISE_EVENT
+                and record.kind != SISE_GAP):
             return
         if self.used * 2 > self.slots and self._grow() < 0 and self.used + 1 >= self.slots:
             return
         memcpy(key.symbol, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
         key.minute_ns = 0
-        key.stream = stream_of(gap.data_kind if record.kind == SISE_GAP else record.kind, record.venue, record.market)
+        key.tag = tag_of(gap.data_kind if record.kind == SISE_GAP else record.kind, record.venue, record.market)
         entry = self._find(self.entries, self.slots, &key)
         if entry.count == 0:
             entry[0] = key

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from native_pipeline.ledger cimport Ledger
+from native_pipeline.streams cimport Streams
 from native_pipeline.record cimport sise_consumer_slot, sise_record_header, sise_ring_header
 
 
@@ -39,6 +40,7 @@ cdef class RingWriter(RingFile):
     cdef uint32_t reserved_bytes   # length of the record that reserve() handed out
     cdef uint8_t next_flags        # ORed into the next record's flags
     cdef Ledger ledger
+    cdef Streams streams_seen
     cdef uint64_t ledger_position  # where the newest checkpoint ends
     cdef int wake_fds[8]           # eventfd of each consumer slot, -1 if none
     cdef readonly uint64_t full_count     # reserve() calls that found no room
@@ -52,6 +54,10 @@ cdef class RingWriter(RingFile):
     # the next reserve(). Reserving again without commit() abandons the record.
     cdef char* reserve(self, uint32_t length) noexcept nogil
     cdef void commit(self, char* record) noexcept nogil
+    # The same for market data that a parser has read, unless it had arrived before: 1, or 0 if it had and nothing was
+    # appended. identity: see FrameParser.commit_record.
+    cdef bint commit_once(self, char* record, uint64_t identity) noexcept nogil
+    cdef void _commit(self, char* record) noexcept nogil
     cdef void publish_head(self) noexcept nogil
     cdef uint64_t free_bytes(self) noexcept nogil
     # One quarantine record with the frame behind it; 0, or -1 if the ring is full.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from native_pipeline.ledger cimport Ledger, LedgerEntry
 from native_pipeline.record cimport (
@@ -58,6 +58,8 @@ from native_pipeline.record cimport (
     sise_store_release,
 )
 
+from native_pipeline.streams cimport FoundGap, Stream, Streams, tag_of
+
 from daemon.errors import RingError, RingInUse
 
 cdef extern from "<string.h>" nogil:
@@ -87,6 +89,7 @@ cdef enum:
     FIRST_COPY = 1 << 18         # a lossy reader copies windows of 256 KiB, fewer bytes than an L2 cache
     MAX_QUARANTINE = 1 << 20     # longer frames are kept up to here and marked as truncated
     PAGE = 4096
+    VOLUME_GAP = 4               # position in records.GAP_REASONS
     IDENTITY_BYTES = 44          # of the header: magic to ring number, written once
 
 GATING = SISE_CONSUMER_GATING
@@ -95,6 +98,7 @@ LAYOUT_VERSION = SISE_LAYOUT_VERSION
 HEADER_BYTES = SISE_RING_HEADER_BYTES
 
 cdef int64_t MINUTE_NS = 60 * 1000000000
+cdef int64_t HOLE_GRACE_NS = 2 * 1000000000  # a venue that sends out of order, the slower session of a pair
 cdef uint64_t MAX_CAPACITY = <uint64_t>1 << 36
 cdef uint64_t NO_POSITION = <uint64_t>-1
 
@@ -397,6 +401,7 @@ cdef class RingWriter(RingFile):
         if not _lock(self.fd, _PRODUCER_LOCK):
             raise RingInUse(f"{self.path}: another producer holds it (pid {self.header.producer_pid})")
         self.ledger = Ledger()
+        self.streams_seen = Streams()
         self._recover()
         for name, fd in (wake_fds or {}).items():
             self._set_wake_fd(name, fd)
@@ -458,6 +463,7 @@ cdef class RingWriter(RingFile):
             ):
                 damaged = False
                 last_seq = record.seq
+                self.streams_seen.observe(record)
                 if record.kind != SISE_LEDGER:
                     self.ledger.count(record)
                 elif self.ledger.used:
@@ -584,6 +590,26 @@ cdef class RingWriter(RingFile):
         return <char*>record
 
     cdef void commit(self, char* at) noexcept nogil:
+        self._commit(at)
+        self.ledger.count(<const sise_record_header*>at)
+
+    cdef bint commit_once(self, char* at, uint64_t identity) noexcept nogil:
+        cdef sise_record_header* record = <sise_record_header*>at
+        cdef LedgerEntry* entry = self.ledger.entry_of(record)
+        cdef Stream* stream
+        if entry is NULL:
+            self._commit(at)
+            return True
+        stream = entry.stream
+        if stream is NULL or stream.tag != tag_of(record):
+            stream = entry.stream = self.streams_seen.find(record)
+        if stream is not NULL and not self.streams_seen.admit(stream, record, identity):
+            return False
+        self._commit(at)
+        self.ledger.count_in(entry)
+        return True
+
+    cdef void _commit(self, char* at) noexcept nogil:
         cdef sise_record_header* record = <sise_record_header*>at
         cdef uint64_t offset = <uint64_t>(at - self.data)
         cdef uint64_t block
@@ -603,7 +629,6 @@ cdef class RingWriter(RingFile):
             sise_store_release(&entry.position, NO_POSITION)
             sise_store_release(&entry.seq, record.seq)
             sise_store_release(&entry.position, self.position)
-        self.ledger.count(record)
         if record.recv_ns > 0:
             self.last_recv_ns = record.recv_ns
         self.next_seq += 1
@@ -754,19 +779,78 @@ cdef class RingWriter(RingFile):
             record = <sise_ledger*>self.reserve(sizeof(sise_ledger))  # there is room for all: see above
             memset(<char*>record + sizeof(sise_record_header), 0, sizeof(sise_ledger) - sizeof(sise_record_header))
             record.header.kind = SISE_LEDGER
-            record.header.venue = <uint8_t>(entry.stream >> 8)
-            record.header.market = <uint8_t>(entry.stream >> 16)
+            record.header.venue = <uint8_t>(entry.tag >> 8)
+            record.header.market = <uint8_t>(entry.tag >> 16)
             memcpy(record.symbol, entry.symbol, SISE_SYMBOL_BYTES)
             record.minute_ns = entry.minute_ns
             record.through_seq = through_seq
             record.count = entry.count
-            record.data_kind = <uint8_t>entry.stream
+            record.data_kind = <uint8_t>entry.tag
             self.commit(<char*>record)
             appended += 1
         self.ledger.clear()
         self.ledger_position = self.position
         self.publish_head()
         return appended
+
+    def flush_gaps(self, int64_t now_ns, *, bint force=False) -> int:
+        """Append a gap record for each hole in the cumulative volumes that nothing has filled for two seconds.
+
+        force: whatever their age. Returns how many; those that find no room wait for the next call. Publishes.
+        """
+        cdef FoundGap* found
+        cdef sise_gap* record
+        cdef uint64_t i = 0
+        if self.closed:
+            return 0
+        self.streams_seen.close_holes(now_ns if force else now_ns - HOLE_GRACE_NS)
+        while i < self.streams_seen.found_count:
+            found = &self.streams_seen.found[i]
+            record = <sise_gap*>self.reserve(sizeof(sise_gap))
+            if record is NULL:
+                break
+            memset(<char*>record + sizeof(sise_record_header), 0, sizeof(sise_gap) - sizeof(sise_record_header))
+            record.header.kind = SISE_GAP
+            record.header.venue = <uint8_t>(found.stream.tag >> 8)
+            record.header.market = <uint8_t>(found.stream.tag >> 16)
+            record.header.flags = <uint8_t>(found.stream.tag >> 24)
+            record.header.recv_ns = found.hole.ended_ns
+            memcpy(record.symbol, found.stream.symbol, SISE_SYMBOL_BYTES)
+            record.started_ns = min(found.hole.started_ns, found.hole.ended_ns)   # the wall clock may be set back
+            record.ended_ns = found.hole.ended_ns
+            record.missing = found.hole.high - found.hole.low if found.stream.volume_scale == 0 else SISE_ABSENT
+            record.data_kind = <uint8_t>found.stream.tag
+            record.reason = VOLUME_GAP
+            self.commit(<char*>record)
+            i += 1
+        if i:
+            self.streams_seen.found_count -= i
+            memmove(self.streams_seen.found, self.streams_seen.found + i,
+                    self.streams_seen.found_count * sizeof(FoundGap))
+            self.publish_head()
+        return i
+
+    def streams(self):
+        """Return {(symbol, data kind): newest receipt, wall clock ns} of every stream seen, on any exchange."""
+        cdef Stream* stream
+        cdef uint64_t i
+        newest = {}
+        for i in range(self.streams_seen.slot_count):
+            stream = self.streams_seen.slots[i]
+            if stream is not NULL and stream.recv_ns:
+                key = (stream.symbol[:strnlen(stream.symbol, SISE_SYMBOL_BYTES)].decode("ascii"), stream.tag & 0xff)
+                newest[key] = max(newest.get(key, 0), stream.recv_ns)
+        return newest
+
+    @property
+    def late_trades(self) -> int:
+        """Trades that arrived behind a later one of their stream, since this producer began."""
+        return self.streams_seen.late
+
+    @property
+    def volume_gaps(self) -> int:
+        """Holes found by the cumulative volume, since this producer began."""
+        return self.streams_seen.gaps
 
     def publish(self) -> None:
         """Make every appended record visible to the consumers and wake those that sleep."""
@@ -810,7 +894,7 @@ cdef class RingWriter(RingFile):
             entry = &newest.entries[i]
             if entry.count:
                 symbol = entry.symbol[:strnlen(entry.symbol, SISE_SYMBOL_BYTES)].decode("ascii")
-                receipts[symbol, entry.stream & 0xff] = (entry.recv_ns, entry.exchange_ns)
+                receipts[symbol, entry.tag & 0xff] = (entry.recv_ns, entry.exchange_ns)
         return receipts
 
     def _oldest(self) -> int:

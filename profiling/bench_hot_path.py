@@ -49,12 +49,14 @@ from profiling.bench_parse import trade_fields
 from profiling.bench_ring import native_loops
 
 TARGETS = {"ns_per_frame": 800, "ratio_to_python_listener": 5, "ratio_to_websockets": 50}
-DISTINCT_FRAMES = 20_000
-PYTHON_SHARE = 5  # the Python listener gets a fifth of the frames, websockets a twentieth: the run stays short
-WEBSOCKETS_SHARE = 20
+# Of 200 symbols, each trade continuing the cumulative volume of the one before. When the frames begin again, a stream's
+# volume goes down, as in a new session: more trades of a symbol than the parser remembers, so that none is a repetition.
+DISTINCT_FRAMES = 160_000
+PYTHON_SHARE = 5  # the Python listener gets a fifth of the frames, websockets a tenth: the run stays short
+WEBSOCKETS_SHARE = 10
 RING_BYTES = 256 << 20  # the frames of a run fill at most 7/8 of it: nothing reads them meanwhile
 TRADE, VENUE, MARKET = 1, 1, 1
-VOLUME_FIELD = 12
+SYMBOL_FIELD, TIME_FIELD, VOLUME_FIELD, CUM_VOLUME_FIELD = 0, 1, 12, 13
 SEED = 20261120
 ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455
 BODY = struct.Struct("<24sq6q6BBx")
@@ -70,8 +72,14 @@ def build_frames() -> tuple[list[bytes], list[int]]:
     """DISTINCT_FRAMES unmasked WebSocket frames of one trade each, and the trades' volumes."""
     rng = random.Random(SEED)
     frames, volumes = [], []
+    reached: dict[str, int] = {}
+    clocks: dict[str, str] = {}
     for _ in range(DISTINCT_FRAMES):
         fields = trade_fields(rng)
+        symbol = fields[SYMBOL_FIELD]
+        fields[TIME_FIELD] = clocks.setdefault(symbol, fields[TIME_FIELD])
+        reached[symbol] = reached.get(symbol, rng.randrange(1_000_000)) + int(fields[VOLUME_FIELD])
+        fields[CUM_VOLUME_FIELD] = str(reached[symbol])
         payload = f"0|H0STCNT0|001|{'^'.join(fields)}".encode("ascii")
         frames.append(struct.pack(">BBH", 0x81, 126, len(payload)) + payload)
         volumes.append(int(fields[VOLUME_FIELD]))

@@ -81,8 +81,10 @@ class Line:
         self.counters.take("worker-0")
         self.control: list[bytes] = []
         self.closed = 0
+        self.parser = KisParser(venue=1, market=1)
+        self.parser.keeps_all = True  # the same frame is sent again and again
         self.listener = FrameListener(
-            self.ring, KisParser(venue=1, market=1), self.counters, self.control.append, self._on_closed, **options
+            self.ring, self.parser, self.counters, self.control.append, self._on_closed, **options
         )
         self.venue = Venue()
 

@@ -115,6 +115,7 @@ from pathlib import Path
 from native_pipeline.parse_kis import KisParser
 from native_pipeline.ring import RingWriter
 writer, parser = RingWriter(sys.argv[1]), KisParser(venue=1, market=1)
+parser.keeps_all = True
 frames = [Path("tests/frames/kis/data/H0STCNT0_single.txt").read_bytes().strip()] * 64
 print("ready", flush=True)
 while True:

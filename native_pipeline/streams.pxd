@@ -1,0 +1,73 @@
+# What is known of each stream (symbol, kind, venue, market, exchange): when it last spoke, and how far its cumulative
+# volume reaches. Decides for each trade whether it is new, and notes the holes in between.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from native_pipeline.record cimport sise_record_header, sise_trade
+
+
+cdef enum:
+    MOST_HOLES = 4096     # open in one stream; one more, and the oldest is reported at once
+    RECENT = 512          # identities of a stream's newest trades: how far back a repetition is recognised
+
+
+# Shares low + 1 .. high of a session are missing, between two records of the stream.
+cdef struct Hole:
+    int64_t low
+    int64_t high
+    int64_t started_ns    # receipt of the record before
+    int64_t ended_ns      # receipt of the record behind
+
+
+cdef struct Stream:
+    char symbol[24]
+    uint32_t tag            # kind | venue << 8 | market << 16 | exchange flags << 24
+    uint8_t volume_scale    # of cum_volume and of the volumes that it adds up
+    uint16_t holes
+    uint16_t hole_room
+    int64_t recv_ns         # of the newest record
+    int64_t exchange_ns     # of the same
+    uint64_t records
+    int64_t cum_volume      # how far the trades reach, SISE_ABSENT before the first one
+    int64_t cum_recv_ns     # receipt of the trade that reached there
+    int64_t cum_exchange_ns
+    uint64_t* recent        # identities, NULL until one is needed
+    uint32_t recent_at
+    Hole* open              # NULL until one is needed
+
+
+cdef struct FoundGap:
+    Stream* stream
+    Hole hole
+
+
+cdef class Streams:
+    cdef Stream** slots
+    cdef uint64_t slot_count     # a power of two
+    cdef uint64_t used
+    cdef uint64_t open_holes     # of all streams
+    cdef FoundGap* found         # holes that nothing will fill any more, to be written
+    cdef uint64_t found_count
+    cdef uint64_t found_room
+    cdef readonly uint64_t late         # trades that arrived behind a later one
+    cdef readonly uint64_t gaps         # holes found
+
+    # The stream of *record*, made if need be; NULL if there is no memory.
+    cdef Stream* find(self, const sise_record_header* record) noexcept nogil
+    # Is this record new? Then it is taken into account; 0: it had arrived before. identity: see FrameParser.
+    cdef bint admit(self, Stream* stream, sise_record_header* record, uint64_t identity) noexcept nogil
+    cdef bint judge(self, Stream* stream, sise_trade* trade, uint64_t identity) noexcept nogil
+    # Take a record that is in the ring already: a producer that takes over knows what its predecessor knew.
+    cdef void observe(self, const sise_record_header* record) noexcept nogil
+    # Move holes that are older than the grace to *found*.
+    cdef void close_holes(self, int64_t before_ns) noexcept nogil
+    cdef void _open_hole(self, Stream* stream, const Hole* hole) noexcept nogil
+    cdef void _report(self, Stream* stream, int index) noexcept nogil
+    cdef void _drop_hole(self, Stream* stream, int index) noexcept nogil
+    cdef int _grow(self) noexcept nogil
+
+
+cdef inline uint32_t tag_of(const sise_record_header* record) noexcept nogil:
+    # the flags of the exchange are 16 and 32
+    return (record.kind | <uint32_t>record.venue << 8 | <uint32_t>record.market << 16
+            | <uint32_t>(record.flags & 0x30) << 24)

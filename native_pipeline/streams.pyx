@@ -1,0 +1,310 @@
+# cython: cdivision=True
+"""Part of step 3 of 6 in the life of a tick: is this trade new, and is the one before it here?
+
+Venues number nothing, but a trade says how many shares the session has traded with it: the one before reached
+`cum_volume - volume`. So a trade that continues where its stream ended proves that none is missing. One that begins
+further on leaves a *hole*: trades that the venue did not send, or that come late. A hole that nothing fills within the
+grace is a gap record with its bounds and the number of shares. A trade that arrived before (the other session of an A/B
+pair, a venue that repeats itself after a reconnect) is recognised by its identity and not appended again; nothing but
+an identical identity ever drops a trade.
+
+Not a hole: the first trade of a stream, another date, and a cumulative volume that goes down (a new session, or the
+venue corrects itself): the stream goes on from there.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcmp, memcpy
+
+from native_pipeline.record cimport (
+    SISE_ABSENT,
+    SISE_BOOK,
+    SISE_EVENT,
+    SISE_FLAG_LATE,
+    SISE_GAP,
+    SISE_SYMBOL_BYTES,
+    SISE_TRADE,
+    sise_gap,
+    sise_record_header,
+    sise_trade,
+)
+
+cdef enum:
+    FIRST_SLOTS = 4096
+    VOLUME_GAP = 4        # position in records.GAP_REASONS
+
+cdef int64_t DAY_NS = 86400000000000
+cdef int64_t MINUTE_NS = 60000000000
+
+
+cdef inline uint64_t _mix(uint64_t hashed, uint64_t word) noexcept nogil:
+    hashed = (hashed ^ word) * <uint64_t>0x9E3779B97F4A7C15
+    return hashed ^ (hashed >> 29)
+
+
+# What tells a trade from every other of its stream: the venue's own number, or time, cumulative volume and price; of a
+# "trade" of no shares, which moves no cumulative volume, everything that it says.
+cdef inline uint64_t _identity(const sise_trade* trade, uint64_t identity) noexcept nogil:
+    cdef uint64_t hashed
+    if identity:
+        return _mix(0, identity)
+    hashed = _mix(_mix(_mix(1, <uint64_t>trade.exchange_ns), <uint64_t>trade.cum_volume), <uint64_t>trade.price)
+    if trade.volume == 0:
+        hashed = _mix(_mix(_mix(hashed, <uint64_t>trade.ask), <uint64_t>trade.bid), <uint64_t>trade.change_rate)
+    return hashed
+
+
+cdef inline bint _is_recent(const Stream* stream, uint64_t identity) noexcept nogil:
+    cdef int i
+    if stream.recent is NULL:
+        return False
+    for i in range(RECENT):
+        if stream.recent[i] == identity:
+            return True
+    return False
+
+
+cdef inline void _remember(Stream* stream, uint64_t identity) noexcept nogil:
+    if stream.recent is NULL:
+        stream.recent = <uint64_t*>calloc(RECENT, sizeof(uint64_t))
+        if stream.recent is NULL:
+            return
+    stream.recent[stream.recent_at & (RECENT - 1)] = identity
+    stream.recent_at += 1
+
+
+# Are the trade and the one that the stream has reached of the same date, in the exchange's time?
+cdef inline bint _is_same_day(const Stream* stream, const sise_trade* trade) noexcept nogil:
+    cdef int64_t offset = trade.header.utc_offset_min * MINUTE_NS
+    return (stream.cum_exchange_ns + offset) // DAY_NS == (trade.exchange_ns + offset) // DAY_NS
+
+
+cdef inline void _reach(Stream* stream, const sise_trade* trade) noexcept nogil:
+    stream.cum_volume = trade.cum_volume
+    stream.cum_recv_ns = trade.header.recv_ns
+    stream.cum_exchange_ns = trade.exchange_ns
+    stream.volume_scale = trade.cum_volume_scale
+
+
+cdef class Streams:
+    """Table of streams; they are never forgotten, there are as many as registrations."""
+
+    def __cinit__(self):
+        self.slot_count = FIRST_SLOTS
+        self.slots = <Stream**>calloc(self.slot_count, sizeof(Stream*))
+        if self.slots is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        cdef uint64_t i
+        if self.slots is not NULL:
+            for i in range(self.slot_count):
+                if self.slots[i] is not NULL:
+                    free(self.slots[i].recent)
+                    free(self.slots[i].open)
+                    free(self.slots[i])
+            free(self.slots)
+        free(self.found)
+
+    cdef Stream* find(self, const sise_record_header* record) noexcept nogil:
+        cdef const char* symbol = <const char*>(<const sise_trade*>record).symbol
+        cdef uint64_t words[3]
+        cdef uint64_t slot
+        cdef uint32_t tag = tag_of(record)
+        cdef Stream* stream
+        memcpy(words, symbol, SISE_SYMBOL_BYTES)
+        slot = _mix(_mix(_mix(_mix(0, words[0]), words[1]), words[2]), tag) & (self.slot_count - 1)
+        while self.slots[slot] is not NULL:
+            stream = self.slots[slot]
+            if stream.tag == tag and memcmp(stream.symbol, symbol, SISE_SYMBOL_BYTES) == 0:
+                return stream
+            slot = (slot + 1) & (self.slot_count - 1)
+        if self.used * 2 > self.slot_count:
+            if self._grow() == 0:
+                return self.find(record)
+            if self.used + 1 >= self.slot_count:
+                return NULL
+        stream = <Stream*>calloc(1, sizeof(Stream))
+        if stream is NULL:
+            return NULL
+        memcpy(stream.symbol, symbol, SISE_SYMBOL_BYTES)
+        stream.tag = tag
+        stream.cum_volume = SISE_ABSENT
+        self.slots[slot] = stream
+        self.used += 1
+        return stream
+
+    cdef int _grow(self) noexcept nogil:
+        cdef uint64_t count = self.slot_count * 2, i, slot
+        cdef uint64_t words[3]
+        cdef Stream** slots = <Stream**>calloc(count, sizeof(Stream*))
+        cdef Stream* stream
+        if slots is NULL:
+            return -1
+        for i in range(self.slot_count):
+            stream = self.slots[i]
+            if stream is not NULL:
+                memcpy(words, stream.symbol, SISE_SYMBOL_BYTES)
+                slot = _mix(_mix(_mix(_mix(0, words[0]), words[1]), words[2]), stream.tag) & (count - 1)
+                while slots[slot] is not NULL:
+                    slot = (slot + 1) & (count - 1)
+                slots[slot] = stream
+        free(self.slots)
+        self.slots = slots
+        self.slot_count = count
+        return 0
+
+    cdef bint admit(self, Stream* stream, sise_record_header* record, uint64_t identity) noexcept nogil:
+        cdef sise_trade* trade = <sise_trade*>record
+        if record.kind == SISE_TRADE and trade.cum_volume != SISE_ABSENT:
+            if (trade.cum_volume - trade.volume == stream.cum_volume and trade.volume > 0
+                    and trade.cum_volume_scale == stream.volume_scale and trade.volume_scale == stream.volume_scale):
+                # the next one: it cannot have been here before, because nothing has reached so far
+                _reach(stream, trade)
+                _remember(stream, _identity(trade, identity))
+            elif not self.judge(stream, trade, identity):
+                return False
+        elif identity:
+            identity = _mix(0, identity)
+            if _is_recent(stream, identity):
+                return False
+            _remember(stream, identity)
+        stream.recv_ns = record.recv_ns
+        stream.exchange_ns = trade.exchange_ns
+        stream.records += 1
+        return True
+
+    cdef bint judge(self, Stream* stream, sise_trade* trade, uint64_t identity) noexcept nogil:
+        """A trade that does not simply continue its stream."""
+        cdef int64_t before = trade.cum_volume - trade.volume
+        cdef Hole hole, rest
+        cdef int i
+        identity = _identity(trade, identity)
+        if _is_recent(stream, identity):
+            return False
+        _remember(stream, identity)
+        if (stream.cum_volume == SISE_ABSENT or trade.cum_volume_scale != stream.volume_scale
+                or trade.volume_scale != trade.cum_volume_scale):
+            # nothing to compare with
+            _reach(stream, trade)
+            return True
+        if before >= stream.cum_volume:
+            if before > stream.cum_volume and _is_same_day(stream, trade):
+                hole.low, hole.high = stream.cum_volume, before
+                hole.started_ns, hole.ended_ns = stream.cum_recv_ns, trade.header.recv_ns
+                self._open_hole(stream, &hole)
+            _reach(stream, trade)
+            return True
+        # it reaches back: into a hole, or behind the end of the stream
+        for i in range(stream.holes):
+            hole = stream.open[i]
+            if hole.low <= before and trade.cum_volume <= hole.high and trade.volume > 0:
+                self._drop_hole(stream, i)
+                rest = hole
+                if hole.low < before:
+                    rest.high = before
+                    self._open_hole(stream, &rest)
+                if trade.cum_volume < hole.high:
+                    rest = hole
+                    rest.low = trade.cum_volume
+                    self._open_hole(stream, &rest)
+                trade.header.flags |= SISE_FLAG_LATE
+                self.late += 1
+                return True
+        if trade.exchange_ns >= stream.cum_exchange_ns and trade.cum_volume < stream.cum_volume:
+            # a new session, or a correction: the stream goes on from here
+            while stream.holes:
+                self._report(stream, 0)
+            _reach(stream, trade)
+            return True
+        trade.header.flags |= SISE_FLAG_LATE
+        self.late += 1
+        return True
+
+    cdef void observe(self, const sise_record_header* record) noexcept nogil:
+        cdef const sise_gap* gap = <const sise_gap*>record
+        cdef sise_trade copy
+        cdef sise_record_header key
+        cdef Stream* stream
+        cdef int i
+        cdef uint64_t found = self.gaps, late = self.late
+        if record.kind == SISE_TRADE:
+            memcpy(&copy, record, sizeof(sise_trade))
+            copy.header.flags &= <uint8_t>(~SISE_FLAG_LATE)
+            stream = self.find(&copy.header)
+            if stream is not NULL:
+                self.admit(stream, &copy.header, 0)
+        elif record.kind == SISE_BOOK or record.kind == SISE_EVENT:
+            stream = self.find(record)
+            if stream is not NULL:
+                stream.recv_ns = record.recv_ns
+                stream.exchange_ns = (<const sise_trade*>record).exchange_ns
+        elif record.kind == SISE_GAP and gap.reason == VOLUME_GAP:
+            memcpy(&copy, record, sizeof(sise_gap))
+            copy.header.kind = gap.data_kind
+            stream = self.find(&copy.header)
+            if stream is not NULL:
+                for i in range(stream.holes):
+                    if stream.open[i].started_ns == gap.started_ns and stream.open[i].ended_ns == gap.ended_ns:
+                        self._drop_hole(stream, i)
+                        break
+        self.gaps, self.late = found, late   # they were counted by the producer that wrote the record
+
+    cdef void _open_hole(self, Stream* stream, const Hole* hole) noexcept nogil:
+        cdef Hole* grown
+        cdef int room
+        if stream.holes == MOST_HOLES:
+            self._report(stream, 0)
+        if stream.holes == stream.hole_room:
+            room = max(8, 2 * stream.hole_room)
+            grown = <Hole*>realloc(stream.open, room * sizeof(Hole))
+            if grown is NULL:
+                return
+            stream.open = grown
+            stream.hole_room = <uint16_t>room
+        stream.open[stream.holes] = hole[0]
+        stream.holes += 1
+        self.open_holes += 1
+
+    cdef void _drop_hole(self, Stream* stream, int index) noexcept nogil:
+        cdef int i
+        for i in range(index, stream.holes - 1):
+            stream.open[i] = stream.open[i + 1]
+        stream.holes -= 1
+        self.open_holes -= 1
+
+    cdef void _report(self, Stream* stream, int index) noexcept nogil:
+        """Move one hole to those that are to be written. Without memory it stays where it is."""
+        cdef uint64_t room
+        cdef FoundGap* grown
+        if self.found_count == self.found_room:
+            room = max(<uint64_t>64, self.found_room * 2)
+            grown = <FoundGap*>realloc(self.found, room * sizeof(FoundGap))
+            if grown is NULL:
+                self._drop_hole(stream, index)
+                return
+            self.found = grown
+            self.found_room = room
+        self.found[self.found_count].stream = stream
+        self.found[self.found_count].hole = stream.open[index]
+        self.found_count += 1
+        self.gaps += 1
+        self._drop_hole(stream, index)
+
+    cdef void close_holes(self, int64_t before_ns) noexcept nogil:
+        cdef uint64_t i
+        cdef int index
+        cdef Stream* stream
+        if self.open_holes == 0:
+            return
+        for i in range(self.slot_count):
+            stream = self.slots[i]
+            if stream is NULL:
+                continue
+            index = 0
+            while index < stream.holes:
+                if stream.open[index].ended_ns <= before_ns:
+                    self._report(stream, index)
+                else:
+                    index += 1
+

@@ -1,0 +1,211 @@
+"""Completeness and de-duplication: what the cumulative volume of a stream says about what is missing and what is new."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from native_pipeline.parse_kis import KisParser
+from native_pipeline.records import GAP_REASONS, flag_names, read_records
+from native_pipeline.ring import GatingReader, RingWriter
+from tests.spec.ring_support import MIB, new_ring
+
+SAMPLE = Path(__file__).parents[1] / "frames" / "kis" / "data" / "H0STCNT0_single.txt"
+NOON = 1_795_143_600 * 10**9  # 2026-11-20 12:00 KST
+SECOND = 10**9
+VOLUME_GAP = "cumulative volume does not add up"
+
+
+class Bench:
+    """A ring with a parser; `frame` is one trade."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ring = RingWriter(path)
+        self.reader = GatingReader(path, "writer")
+        self.parser = KisParser(venue=1, market=1)
+        self.other = KisParser(venue=1, market=1, connection=1)
+        self.now = NOON
+
+    def send(self, cum: int, volume: int, *, clock: str = "120000", date: str = "20261120", symbol: str = "005930",
+             price: int = 71200, to: KisParser | None = None) -> None:  # fmt: skip
+        fields = SAMPLE.read_text().split("|")[3].split("^")
+        fields[0], fields[1], fields[2], fields[12], fields[13], fields[33] = (
+            symbol, clock, str(price), str(volume), str(cum), date,
+        )  # fmt: skip
+        self.now += SECOND // 1000
+        frame = f"0|H0STCNT0|001|{'^'.join(fields)}".encode()
+        assert (to or self.parser).parse(self.ring, frame, self.now) == 1
+
+    def records(self) -> list[dict[str, object]]:
+        found = read_records(self.reader, 100_000)
+        self.reader.commit()
+        return found
+
+    def cums(self) -> list[int]:
+        return [int(str(r["cum_volume"])) for r in self.records() if r["kind"] == "trade"]
+
+    def gaps(self, *, after: int = 3 * SECOND) -> list[dict[str, object]]:
+        self.ring.flush_gaps(self.now + after)
+        return [r for r in self.records() if r["kind"] == "gap"]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(new_ring(tmp_path, capacity=4 * MIB))
+
+
+@pytest.mark.requirement("F21")
+def test_a_trade_that_the_venue_left_out_is_one_gap_with_its_bounds_and_shares(bench: Bench) -> None:
+    bench.send(100, 10)
+    before = bench.now
+    bench.send(150, 20)
+    after = bench.now
+    bench.send(160, 10)
+
+    assert bench.cums() == [100, 150, 160]
+    (gap,) = bench.gaps()
+    assert (gap["symbol"], gap["data_kind"], gap["missing"]) == ("005930", "trade", 30)
+    assert (gap["started_ns"], gap["ended_ns"]) == (before, after)
+    assert GAP_REASONS[int(str(gap["reason"]))] == VOLUME_GAP
+    assert bench.gaps() == [], "once"
+    assert bench.ring.volume_gaps == 1
+
+
+def test_no_gap_within_the_grace(bench: Bench) -> None:
+    bench.send(100, 10)
+    bench.send(150, 20)
+    assert bench.gaps(after=SECOND) == []
+    assert len(bench.gaps(after=3 * SECOND)) == 1
+
+
+@pytest.mark.requirement("F20")
+def test_trades_out_of_order_are_all_kept_marked_late_and_no_gap_is_invented(bench: Bench) -> None:
+    for cum, volume in ((100, 10), (130, 10), (110, 10), (120, 10), (150, 20)):
+        bench.send(cum, volume)
+    records = bench.records()
+    assert [int(str(r["cum_volume"])) for r in records] == [100, 130, 110, 120, 150]
+    assert [flag_names(int(str(r["flags"]))) for r in records] == [[], [], ["late"], ["late"], []]
+    assert bench.gaps() == []
+    assert bench.ring.late_trades == 2
+
+
+def test_a_hole_that_is_filled_in_part_leaves_what_is_missing_on_both_sides(bench: Bench) -> None:
+    bench.send(100, 10)
+    bench.send(200, 10)
+    bench.send(150, 10)
+    assert sorted(int(str(gap["missing"])) for gap in bench.gaps()) == [40, 40]
+
+
+@pytest.mark.requirement("F19")
+def test_what_the_venue_repeats_is_dropped_and_counted_exactly(bench: Bench) -> None:
+    for cum in range(10, 3010, 10):
+        bench.send(cum, 10)
+    for cum in range(1010, 3010, 10):  # the last two hundred again
+        bench.send(cum, 10)
+    bench.send(3010, 10)
+    assert bench.cums() == list(range(10, 3020, 10))
+    assert bench.parser.duplicates == 200
+    assert bench.gaps() == []
+
+
+def test_the_same_numbers_of_another_symbol_time_or_price_are_another_trade(bench: Bench) -> None:
+    bench.send(100, 10)
+    bench.send(100, 10, symbol="000660")
+    bench.send(100, 10, clock="120001")
+    bench.send(100, 10, price=71300)
+    assert len(bench.cums()) == 4
+    assert bench.parser.duplicates == 0
+
+
+@pytest.mark.requirement("F20")
+def test_a_cumulative_volume_that_goes_down_is_no_gap_and_the_stream_goes_on_from_there(bench: Bench) -> None:
+    for cum, volume, clock in ((100, 10, "120000"), (60, 10, "120001"), (70, 10, "120002"), (90, 10, "120003")):
+        bench.send(cum, volume, clock=clock)
+    assert bench.cums() == [100, 60, 70, 90]
+    (gap,) = bench.gaps()
+    assert gap["missing"] == 10, "only the hole behind the correction"
+
+
+@pytest.mark.requirement("EDGE-01", "F20")
+def test_another_date_is_another_session_whatever_its_volume(bench: Bench) -> None:
+    bench.send(100, 10)
+    bench.send(500, 10, date="20261123")
+    bench.send(510, 10, date="20261123")
+    assert bench.gaps() == []
+
+
+@pytest.mark.requirement("CH-PROC-01", "F19")
+def test_a_producer_that_takes_over_knows_what_was_there(tmp_path: Path) -> None:
+    path = new_ring(tmp_path, capacity=4 * MIB)
+    bench = Bench(path)
+    bench.send(100, 10)
+    bench.send(130, 10)  # a hole that was written
+    assert len(bench.gaps()) == 1
+    bench.send(160, 10)  # and one that was not
+    bench.ring.publish()
+    bench.ring.close(clean=False)
+    bench.reader.close()
+
+    again = Bench(path)
+    again.now = bench.now
+    again.send(160, 10)  # repeated
+    again.send(190, 10)  # one more hole, over the restart
+    assert again.cums() == [160, 190]
+    assert again.parser.duplicates == 1
+    assert [int(str(gap["missing"])) for gap in again.gaps()] == [20, 20]
+
+
+def test_a_gap_that_finds_no_room_waits(tmp_path: Path) -> None:
+    bench = Bench(new_ring(tmp_path, capacity=MIB))
+    bench.send(100, 10)
+    bench.send(150, 10)
+    while bench.ring.room_bytes >= 88:
+        bench.ring.append(3, bytes(min(16 + bench.ring.room_bytes % 8, 100_000, bench.ring.room_bytes - 40)))
+    bench.ring.publish()
+    assert bench.ring.flush_gaps(bench.now + 3 * SECOND) == 0
+    bench.records()
+    assert [gap["missing"] for gap in bench.gaps()] == [40]
+
+
+@pytest.mark.requirement("F22")
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32), lag=st.integers(0, 60), loss=st.sampled_from([0.0, 0.02, 0.2]))
+def test_two_sessions_give_one_stream_without_doubles_and_with_only_the_holes_that_both_have(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, lag: int, loss: float
+) -> None:
+    bench = Bench(new_ring(tmp_path_factory.mktemp("ab"), capacity=4 * MIB))
+    rng = random.Random(seed)
+    trades, cum = [], 0
+    for number in range(300):
+        volume = rng.randrange(1, 50)
+        cum += volume
+        trades.append((cum, volume, f"12{number // 60:02}{number % 60:02}"))
+    kept_a = [t for t in trades if rng.random() >= loss]
+    kept_b = [t for t in trades if rng.random() >= loss]
+    arrivals = sorted(
+        [(trades.index(t), 0, t) for t in kept_a] + [(trades.index(t) + lag, 1, t) for t in kept_b]
+    )  # fmt: skip
+    for _, side, (reach, volume, clock) in arrivals:
+        bench.send(reach, volume, clock=clock, to=bench.other if side else bench.parser)
+
+    union = {t[0]: t for t in kept_a + kept_b}
+    stored = bench.cums()
+    assert len(stored) == len(set(stored))
+    assert set(stored) == set(union)
+    first = arrivals[0][2][0] if arrivals else 0
+    reached = max(stored, default=0)
+    missing = sum(t[1] for t in trades if t[0] not in union and first < t[0] < reached)
+    assert sum(int(str(gap["missing"])) for gap in bench.gaps()) == missing
+
+
+@pytest.mark.requirement("F04")
+def test_the_newest_receipt_of_every_stream_is_known(bench: Bench) -> None:
+    bench.send(100, 10)
+    first = bench.now
+    bench.send(100, 10, symbol="000660")
+    assert bench.ring.streams() == {("005930", 1): first, ("000660", 1): bench.now}
