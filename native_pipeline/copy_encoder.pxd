@@ -1,9 +1,17 @@
 # Step 5 of 6 in the life of a tick: ring records to PostgreSQL's binary COPY. Bodies in copy_encoder.pyx.
 
-from libc.stdint cimport int16_t, int64_t
+from libc.stdint cimport int8_t, int16_t, int64_t
 
 from native_pipeline.receipt_times cimport receipt_times
-from native_pipeline.record cimport sise_book, sise_gap, sise_ledger, sise_quarantine, sise_record_header, sise_trade
+from native_pipeline.record cimport (
+    sise_book,
+    sise_event,
+    sise_gap,
+    sise_ledger,
+    sise_quarantine,
+    sise_record_header,
+    sise_trade,
+)
 from native_pipeline.ring cimport RingReader
 
 
@@ -14,6 +22,7 @@ cdef enum:
 cdef enum CopyTable:
     TABLE_TICKS
     TABLE_BOOKS
+    TABLE_EVENTS
     TABLE_QUARANTINE
     TABLE_GAPS
     TABLE_LEDGER
@@ -32,7 +41,7 @@ ctypedef struct name_field:
 
 cdef class CopyBatch:
     cdef row_buffer tables[TABLES]
-    cdef receipt_times received          # trades, books, quarantine: what came from a socket
+    cdef receipt_times received          # market data and quarantine: what came from a socket
     cdef readonly int64_t records        # taken from the rings since clear(), of any kind
     cdef int exports               # memoryviews of the buffers that are alive
     cdef name_field venues[NAMES]
@@ -41,12 +50,16 @@ cdef class CopyBatch:
     cdef name_field gap_reasons[NAMES]
     cdef name_field sides[NAMES]
     cdef name_field kinds[NAMES]
+    cdef name_field event_types[NAMES]
+    cdef name_field exchanges[NAMES]     # by the flags of a record
+    cdef int8_t table_of[NAMES]          # by the kind of a record; -1: no table
 
     # Records taken, or -1 when memory ran out (the reader is then ahead of the batch).
     cdef int64_t take(self, RingReader reader, int64_t max_records) noexcept nogil
     cdef int append(self, const sise_record_header* record, int16_t source) noexcept nogil
     cdef char* put_trade(self, char* at, const sise_trade* trade, int16_t source) noexcept nogil
     cdef char* put_book(self, char* at, const sise_book* book, int16_t source) noexcept nogil
+    cdef char* put_event(self, char* at, const sise_event* event, int16_t source) noexcept nogil
     cdef char* put_quarantine(self, char* at, const sise_quarantine* record, int16_t source) noexcept nogil
     cdef char* put_gap(self, char* at, const sise_gap* gap, int16_t source) noexcept nogil
     cdef char* put_ledger(self, char* at, const sise_ledger* ledger, int16_t source) noexcept nogil

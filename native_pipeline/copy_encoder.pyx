@@ -17,17 +17,17 @@ from native_pipeline.counters cimport CountersBlock
 from native_pipeline.receipt_times cimport forget_receipts, note_receipt, observe_receipts
 from native_pipeline.record cimport (
     SISE_ABSENT,
-    SISE_BOOK,
+    SISE_FLAG_NXT,
+    SISE_FLAG_SOR,
+    SISE_FLAG_TRUNCATED,
     SISE_GAP,
     SISE_HISTOGRAMS,
     SISE_LEDGER,
     SISE_LEVELS,
     SISE_QUARANTINE,
-    SISE_SIDE_BUY,
-    SISE_SIDE_SELL,
     SISE_SYMBOL_BYTES,
-    SISE_TRADE,
     sise_book,
+    sise_event,
     sise_gap,
     sise_ledger,
     sise_quarantine,
@@ -35,6 +35,9 @@ from native_pipeline.record cimport (
     sise_trade,
 )
 from native_pipeline.ring cimport RingReader
+from native_pipeline.venue_text cimport TEXT_GROWTH, put_text
+
+from native_pipeline.records import EVENT_NAMES, MARKET_DATA, SIDE_NAMES, exchange_name
 
 
 cdef extern from "<endian.h>" nogil:
@@ -50,8 +53,8 @@ cdef extern from "<string.h>" nogil:
 cdef enum:
     COPY_HEADER_BYTES = 19
     COPY_TRAILER_BYTES = 2
-    # Upper bounds of a row without the text of names, symbol and frame: checked once per row, before it is written.
-    FIXED_ROW_BYTES = 1024  # the widest, market_orderbook, has 47 fields: 2 + 43 x 12 + 24 + 2 x 64 < 700
+    # Upper bound of a row without what lies behind the struct: checked once per row, before it is written.
+    FIXED_ROW_BYTES = 1024  # the widest, market_orderbook, has 49 fields: 2 + 44 x 12 + 28 + 3 x 64 < 800
     FETCH_BYTES = 1 << 20   # one window: small enough to stay in the second-level cache while it is encoded
     FIRST_BUFFER_BYTES = 1 << 16
     NUMBER_TEXT_BYTES = 32  # sign, 19 digits, E-255
@@ -70,13 +73,17 @@ _LEVEL_NUMBERS = range(1, SISE_LEVELS + 1)
 COLUMNS = {
     "market_ticks": (
         "time", "symbol", "price", "volume", "change", "market", "venue", "side", "ask", "bid", "cum_volume",
-        "recv_time", "flags", "source", "seq",
+        "recv_time", "flags", "source", "seq", "exchange",
     ),
     "market_orderbook": (
         "time", "symbol",
         *(f"ask_{what}{level}" for level in _LEVEL_NUMBERS for what in ("price", "vol")),
         *(f"bid_{what}{level}" for level in _LEVEL_NUMBERS for what in ("price", "vol")),
-        "market", "venue", "recv_time", "flags", "source", "seq",
+        "market", "venue", "recv_time", "flags", "source", "seq", "exchange",
+    ),
+    "market_events": (
+        "time", "symbol", "type", "price", "volume", "cum_volume", "change", "market", "venue", "exchange", "detail",
+        "recv_time", "flags", "source", "seq",
     ),
     "quarantine": ("recv_time", "venue", "reason", "detail", "frame", "original_bytes", "source", "seq"),
     "feed_gaps": (
@@ -87,6 +94,9 @@ COLUMNS = {
     ),
 }
 _TABLE_IDS = {name: number for number, name in enumerate(COLUMNS)}  # in the order of CopyTable
+_TABLE_OF_KIND = {data.kind: data.table for data in MARKET_DATA} | {
+    SISE_QUARANTINE: "quarantine", SISE_GAP: "feed_gaps", SISE_LEDGER: "ingest_ledger",
+}
 
 _UNKNOWN = "unknown"  # an id that this build has no name for: written by a newer worker, never dropped
 
@@ -144,6 +154,10 @@ cdef inline char* field_symbol(char* at, const char* symbol) noexcept nogil:
 cdef inline char* field_name(char* at, const name_field* name) noexcept nogil:
     memcpy(at, name.image, NAME_FIELD_BYTES)
     return at + name.size
+
+
+cdef inline char* field_exchange(char* at, const name_field* exchanges, uint8_t flags) noexcept nogil:
+    return field_name(at, &exchanges[flags]) if flags & (SISE_FLAG_NXT | SISE_FLAG_SOR) else field_null(at)
 
 
 cdef double decimal_by_strtod(int64_t mantissa, uint8_t scale) noexcept nogil:
@@ -210,21 +224,30 @@ cdef int start_stream(row_buffer* buffer) except -1:
 
 
 cdef int fill_names(name_field* fields, names) except -1:
-    """Prepare the text field of every id; ids without a name get `unknown`."""
+    """Prepare the text field of every id: NULL for None; ids beyond *names* get `unknown`."""
     names = list(names)
     if len(names) > NAMES:
         raise ValueError(f"at most {NAMES} names, found {len(names)}")
     cdef int number
     cdef char* at
     for number in range(NAMES):
+        memset(fields[number].image, 0, NAME_FIELD_BYTES)
+        if number < len(names) and names[number] is None:
+            put_int32(fields[number].image, -1)
+            fields[number].size = 4
+            continue
         text = (names[number] if number < len(names) else _UNKNOWN).encode()
         if len(text) > NAME_FIELD_BYTES - 4:
             raise ValueError(f"at most {NAME_FIELD_BYTES - 4} bytes, found {len(text)} in {names[number]!r}")
-        memset(fields[number].image, 0, NAME_FIELD_BYTES)
         at = put_int32(fields[number].image, <int32_t>len(text))
         memcpy(at, <const char*>text, len(text))
         fields[number].size = 4 + len(text)
     return 0
+
+
+cdef list by_number(dict names, rest):
+    """The names of all ids, *rest* for those that have none."""
+    return [names.get(number, rest) for number in range(NAMES)]
 
 
 @final
@@ -256,15 +279,12 @@ cdef class CopyBatch:
         fill_names(self.markets, markets)
         fill_names(self.quarantine_reasons, quarantine_reasons)
         fill_names(self.gap_reasons, gap_reasons)
-        fill_names(self.kinds, ())
-        for kind, name in ((SISE_TRADE, "trade"), (SISE_BOOK, "orderbook")):
-            _set_name(&self.kinds[kind], name)
-        fill_names(self.sides, ())
-        for table in range(NAMES):
-            put_int32(self.sides[table].image, -1)  # neither buy nor sell: NULL
-            self.sides[table].size = 4
-        for side, name in ((SISE_SIDE_BUY, "buy"), (SISE_SIDE_SELL, "sell")):
-            _set_name(&self.sides[side], name)
+        fill_names(self.kinds, by_number({data.kind: data.name for data in MARKET_DATA}, _UNKNOWN))
+        fill_names(self.event_types, by_number(EVENT_NAMES, _UNKNOWN))
+        fill_names(self.sides, by_number(SIDE_NAMES, None))  # neither buy nor sell: NULL
+        fill_names(self.exchanges, map(exchange_name, range(NAMES)))
+        for number in range(NAMES):
+            self.table_of[<int>number] = _TABLE_IDS[_TABLE_OF_KIND[number]] if number in _TABLE_OF_KIND else -1
 
     def __dealloc__(self):
         cdef int table
@@ -308,29 +328,19 @@ cdef class CopyBatch:
         """Append one record to the stream of its table; 0, or -1 if there is no memory. Unknown kinds have no table."""
         cdef row_buffer* buffer
         cdef char* at
-        cdef size_t needed = FIXED_ROW_BYTES
-        cdef int table
-        if record.kind == SISE_TRADE:
-            table = TABLE_TICKS
-        elif record.kind == SISE_BOOK:
-            table = TABLE_BOOKS
-        elif record.kind == SISE_QUARANTINE:
-            table = TABLE_QUARANTINE
-            needed += record.length
-        elif record.kind == SISE_GAP:
-            table = TABLE_GAPS
-        elif record.kind == SISE_LEDGER:
-            table = TABLE_LEDGER
-        else:
+        cdef int table = self.table_of[record.kind]
+        if table < 0:
             return 0
         buffer = &self.tables[table]
-        at = room_for(buffer, needed)
+        at = room_for(buffer, FIXED_ROW_BYTES + TEXT_GROWTH * <size_t>record.length)
         if at == NULL:
             return -1
         if table == TABLE_TICKS:
             at = self.put_trade(at, <const sise_trade*>record, source)
         elif table == TABLE_BOOKS:
             at = self.put_book(at, <const sise_book*>record, source)
+        elif table == TABLE_EVENTS:
+            at = self.put_event(at, <const sise_event*>record, source)
         elif table == TABLE_QUARANTINE:
             at = self.put_quarantine(at, <const sise_quarantine*>record, source)
         elif table == TABLE_GAPS:
@@ -344,7 +354,7 @@ cdef class CopyBatch:
         return 0
 
     cdef char* put_trade(self, char* at, const sise_trade* trade, int16_t source) noexcept nogil:
-        at = put_int16(at, 15)
+        at = put_int16(at, 16)
         at = field_time(at, trade.exchange_ns)
         at = field_symbol(at, trade.symbol)
         at = field_decimal(at, trade.price, trade.price_scale)
@@ -359,11 +369,12 @@ cdef class CopyBatch:
         at = field_time(at, trade.header.recv_ns)
         at = field_int2(at, trade.header.flags)
         at = field_int2(at, source)
-        return field_int8(at, <int64_t>trade.header.seq)
+        at = field_int8(at, <int64_t>trade.header.seq)
+        return field_exchange(at, self.exchanges, trade.header.flags)
 
     cdef char* put_book(self, char* at, const sise_book* book, int16_t source) noexcept nogil:
         cdef int level
-        at = put_int16(at, 2 + 4 * SISE_LEVELS + 6)
+        at = put_int16(at, 2 + 4 * SISE_LEVELS + 7)
         at = field_time(at, book.exchange_ns)
         at = field_symbol(at, book.symbol)
         for level in range(SISE_LEVELS):
@@ -377,7 +388,35 @@ cdef class CopyBatch:
         at = field_time(at, book.header.recv_ns)
         at = field_int2(at, book.header.flags)
         at = field_int2(at, source)
-        return field_int8(at, <int64_t>book.header.seq)
+        at = field_int8(at, <int64_t>book.header.seq)
+        return field_exchange(at, self.exchanges, book.header.flags)
+
+    cdef char* put_event(self, char* at, const sise_event* event, int16_t source) noexcept nogil:
+        cdef size_t kept = event.header.length - sizeof(sise_event)
+        cdef uint8_t flags = event.header.flags
+        cdef char* detail
+        if event.text_bytes < kept:
+            kept = event.text_bytes
+        if event.text_is_cut:
+            flags |= SISE_FLAG_TRUNCATED
+        at = put_int16(at, 15)
+        at = field_time(at, event.exchange_ns)
+        at = field_symbol(at, event.symbol)
+        at = field_name(at, &self.event_types[event.type])
+        at = field_optional(at, event.price, event.price_scale)
+        at = field_optional(at, event.volume, event.volume_scale)
+        at = field_optional(at, event.cum_volume, event.cum_volume_scale)
+        at = field_optional(at, event.change_rate, event.change_rate_scale)
+        at = field_name(at, &self.markets[event.header.market])
+        at = field_name(at, &self.venues[event.header.venue])
+        at = field_exchange(at, self.exchanges, flags)
+        detail = put_int32(at, 0)  # the length, once it is known
+        at = put_text(detail, <const char*>event + sizeof(sise_event), kept)
+        put_int32(detail - 4, <int32_t>(at - detail))
+        at = field_time(at, event.header.recv_ns)
+        at = field_int2(at, flags)
+        at = field_int2(at, source)
+        return field_int8(at, <int64_t>event.header.seq)
 
     cdef char* put_quarantine(self, char* at, const sise_quarantine* record, int16_t source) noexcept nogil:
         cdef size_t kept = record.header.length - sizeof(sise_quarantine)
@@ -469,10 +508,3 @@ cdef class CopyBatch:
             start_stream(&self.tables[table])
         forget_receipts(&self.received)
         self.records = 0
-
-
-cdef int _set_name(name_field* field, str name) except -1:
-    text = name.encode()
-    memcpy(put_int32(field.image, <int32_t>len(text)), <const char*>text, len(text))
-    field.size = 4 + len(text)
-    return 0

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from typing import Any, final
 
 from typing_extensions import Buffer
@@ -8,7 +9,16 @@ from native_pipeline.ring import RingWriter
 @final
 class KisParser(FrameParser):
     market: int
-    def __init__(self, *, venue: int, market: int, connection: int = 0) -> None: ...
+    hands_over_encrypted: bool
+    def __init__(
+        self,
+        *,
+        venue: int,
+        market: int = 0,
+        connection: int = 0,
+        hands_over_encrypted: bool = False,
+        layouts: Iterable[str] = (),
+    ) -> None: ...
     def parse_view(self, ring: RingWriter, frame: Buffer, recv_ns: int, *, is_text: bool = True) -> int: ...
     def parse_many(self, ring: RingWriter, frames: list[bytes], recv_ns: int) -> int: ...
 

@@ -9,19 +9,30 @@ compiler.
 """
 
 cimport cython
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memset
 
 from native_pipeline.frame_parser cimport PARSE_CONTROL, PARSE_RING_FULL, FrameParser
+from native_pipeline.kis_record cimport (
+    SISE_KIS_ALTERNATIVE_BYTES,
+    SISE_KIS_LAYOUTS,
+    SISE_KIS_NO_FIELD,
+    SISE_KIS_TR_BYTES,
+    SISE_KIS_TRS,
+    KisFields,
+    KisStamp,
+    field_begin,
+    field_end,
+    read_book,
+    read_event,
+    read_trade,
+    sise_kis_layout,
+    sise_kis_layouts,
+    sise_kis_store_origin,
+)
 from native_pipeline.record cimport (
     REASON_BAD_COUNT,
-    REASON_BAD_DATE,
-    REASON_BAD_NUMBER,
-    REASON_BAD_PRICE,
-    REASON_BAD_SIZE,
-    REASON_BAD_SYMBOL,
-    REASON_BAD_TIME,
     REASON_BAD_WIDTH,
     REASON_EMPTY_FRAME,
     REASON_ENCRYPTED,
@@ -31,20 +42,13 @@ from native_pipeline.record cimport (
     REASON_UNEXPECTED_BINARY,
     REASON_UNKNOWN_FRAME,
     REASON_UNKNOWN_TR,
-    SISE_ABSENT,
-    SISE_FLAG_AUCTION,
-    SISE_FLAG_CROSSED,
-    SISE_LEVELS,
-    SISE_SIDE_BUY,
-    SISE_SIDE_NONE,
-    SISE_SIDE_SELL,
+    SISE_BOOK,
     SISE_SYMBOL_BYTES,
     SISE_TRADE,
     sise_book,
+    sise_event,
     sise_quarantine,
     sise_record_header,
-    sise_store_origin,
-    sise_store_trade_tail,
     sise_trade,
 )
 from native_pipeline.ring cimport RingWriter
@@ -52,7 +56,6 @@ from native_pipeline.scan cimport (
     SISE_FIND_SLACK,
     scan_decimal,
     scan_hhmmss,
-    scan_is_absent,
     scan_symbol,
     scan_yyyymmdd,
     sise_find,
@@ -64,21 +67,19 @@ from native_pipeline.scan cimport (
 )
 
 
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char* text, size_t limit)
+
+
 cdef enum:
-    KST_OFFSET_MIN = 540
     DETAIL_MAX = 65535          # the record keeps 16 bits
+    TEXT_MAX = 65535            # bytes of its own text that an event keeps
     COUNT_MAX = 1000000         # of records; more digits than that are no count
     REPLAY_PREFIX_BYTES = 15    # "0|H0STCNT0|001|"
     FIRST_ROOM = 4096           # fields of a frame before the first growth
     MAX_PAYLOAD = 1 << 20       # a frame beyond this is no market data: a ring keeps no more of it in quarantine
 
-    ALL_LEVELS = 40             # prices and sizes of both sides
-
-cdef uint64_t ALL_PLAIN = (<uint64_t>1 << ALL_LEVELS) - 1
-cdef int64_t NS_PER_S = 1000000000
-cdef int64_t DAY_NS = 86400000000000
-cdef int64_t HALF_DAY_NS = 43200000000000
-cdef int64_t KST_OFFSET_NS = 32400000000000
+cdef uint64_t GOLDEN = 0x9e3779b97f4a7c15   # 2**64 / golden ratio: spreads the TRs over the slots
 
 
 # ---- the frame: flag|TR|count|payload --------------------------------------------------------------------------------
@@ -95,216 +96,33 @@ cdef inline uint32_t read_count(const char* begin, const char* end) noexcept nog
     return count
 
 
-# ---- one record ------------------------------------------------------------------------------------------------------
-
-cdef inline const char* field_begin(const KisFields* fields, int position) noexcept nogil:
-    return fields.base + fields.begins[position]
-
-
-cdef inline const char* field_end(const KisFields* fields, int position) noexcept nogil:
-    return fields.base + fields.begins[position + 1] - 1
-
-
-cdef inline bint read_decimal(const KisFields* fields, int position, int64_t* mantissa, uint8_t* scale) noexcept nogil:
-    return scan_decimal(fields.floor, field_begin(fields, position), field_end(fields, position), mantissa, scale)
-
-
-# The single character of a code field; 0 if the role is not in the layout, or the field is empty or longer.
-cdef inline char read_code(const KisFields* fields, int position) noexcept nogil:
-    if position == SISE_KIS_NO_FIELD or field_end(fields, position) - field_begin(fields, position) != 1:
-        return 0
-    return field_begin(fields, position)[0]
-
-
-# An optional price: absent unless it is a positive decimal.
-cdef inline void read_optional_price(const KisFields* fields, int position, int64_t* mantissa,
-                                     uint8_t* scale) noexcept nogil:
-    if (position == SISE_KIS_NO_FIELD or not read_decimal(fields, position, mantissa, scale) or mantissa[0] <= 0):
-        mantissa[0] = SISE_ABSENT
-        scale[0] = 0
-
-
-# Local time of day + the day of receipt, or the day before or after when that is nearer -> UTC.
-cdef inline int64_t date_by_receipt(int32_t seconds, int64_t recv_ns) noexcept nogil:
-    cdef int64_t local_recv = recv_ns + KST_OFFSET_NS
-    cdef int64_t local = local_recv // DAY_NS * DAY_NS + seconds * NS_PER_S
-    if local - local_recv > HALF_DAY_NS:
-        local -= DAY_NS
-    elif local_recv - local > HALF_DAY_NS:
-        local += DAY_NS
-    return local - KST_OFFSET_NS
-
-
-# What trades and books have in common: symbol and time.
-cdef inline int read_identity(KisParser parser, const sise_kis_layout* layout, const KisFields* fields,
-                              int64_t recv_ns, char* symbol, int64_t* exchange_ns, int* detail) noexcept nogil:
-    cdef int32_t seconds = 0
-    detail[0] = layout.symbol
-    if not scan_symbol(field_begin(fields, layout.symbol), field_end(fields, layout.symbol), symbol):
-        return REASON_BAD_SYMBOL
-    detail[0] = layout.time
-    if not scan_hhmmss(field_begin(fields, layout.time), field_end(fields, layout.time), &seconds):
-        return REASON_BAD_TIME
-    if layout.date == SISE_KIS_NO_FIELD:
-        exchange_ns[0] = date_by_receipt(seconds, recv_ns)
-        return REASON_NONE
-    detail[0] = layout.date
-    if not read_date(parser, fields, layout.date, exchange_ns):
-        return REASON_BAD_DATE
-    exchange_ns[0] += seconds * NS_PER_S - KST_OFFSET_NS
-    return REASON_NONE
-
-
-# YYYYMMDD -> its first nanosecond, as if it were in UTC. Nearly always the day of the record before.
-cdef inline bint read_date(KisParser parser, const KisFields* fields, int position, int64_t* day_ns) noexcept nogil:
-    cdef const char* begin = field_begin(fields, position)
-    cdef const char* end = field_end(fields, position)
-    cdef int32_t days = 0
-    if end - begin == 8 and sise_load64(begin) == parser.last_date:
-        day_ns[0] = parser.last_date_ns
-        return True
-    if not scan_yyyymmdd(fields.floor, begin, end, &days):
-        return False
-    parser.last_date = sise_load64(begin)
-    parser.last_date_ns = day_ns[0] = days * DAY_NS
-    return True
-
-
-# A field that may be left out: absent unless it is a decimal.
-cdef inline bint read_optional(const KisFields* fields, int position, int64_t* mantissa, uint8_t* scale) noexcept nogil:
-    if position != SISE_KIS_NO_FIELD and read_decimal(fields, position, mantissa, scale):
-        return True
-    mantissa[0] = SISE_ABSENT
-    scale[0] = 0
-    return False
-
-
-cdef enum:
-    # bits of the numbers of a trade, in the order of its record
-    PRICE = 1 << 0
-    VOLUME = 1 << 1
-    CUM_VOLUME = 1 << 2
-    ASK = 1 << 3
-    BID = 1 << 4
-    CHANGE_RATE = 1 << 5
-
-
-# The plain integers are read all at once, what has a sign or a point one by one. The small fields go to the record
-# together: the checksum reads them again at once, and a load that spans young stores has to wait for them.
-cdef inline int read_trade(KisParser parser, const sise_kis_layout* layout, const KisFields* fields, int64_t recv_ns,
-                           sise_trade* trade, int* detail) noexcept nogil:
-    cdef uint8_t price_scale = 0, volume_scale = 0, cum_volume_scale = 0, ask_scale = 0, bid_scale = 0, change_scale = 0
-    cdef uint64_t side, plain
-    cdef char code
-    cdef int reason = read_identity(parser, layout, fields, recv_ns, trade.symbol, &trade.exchange_ns, detail)
-    if reason != REASON_NONE:
-        return reason
-    plain = sise_integers(fields.base, fields.begins, layout.numbers, layout.number_count, &trade.price)
-    if not plain & PRICE or trade.price == 0:
-        detail[0] = layout.price
-        if not read_decimal(fields, layout.price, &trade.price, &price_scale) or trade.price <= 0:
-            return REASON_BAD_PRICE
-    if not plain & VOLUME:
-        detail[0] = layout.size
-        if not read_decimal(fields, layout.size, &trade.volume, &volume_scale) or trade.volume < 0:
-            return REASON_BAD_SIZE
-    if not plain & CUM_VOLUME:
-        if read_optional(fields, layout.cum_volume, &trade.cum_volume, &cum_volume_scale) and trade.cum_volume < 0:
-            detail[0] = layout.cum_volume
-            return REASON_BAD_NUMBER
-    if not plain & ASK or trade.ask == 0:
-        read_optional_price(fields, layout.best_ask, &trade.ask, &ask_scale)
-    if not plain & BID or trade.bid == 0:
-        read_optional_price(fields, layout.best_bid, &trade.bid, &bid_scale)
-    if not plain & CHANGE_RATE:
-        read_optional(fields, layout.change_rate, &trade.change_rate, &change_scale)
-    code = read_code(fields, layout.side)
-    side = SISE_SIDE_BUY if code == c'1' else SISE_SIDE_SELL if code == c'5' else SISE_SIDE_NONE
-    sise_store_trade_tail(trade, price_scale, volume_scale, cum_volume_scale, ask_scale, bid_scale, change_scale, side)
-    return REASON_NONE
-
-
-# The levels of one side. A far level whose price and size are both left out is an absent level, like one of price 0.
-cdef inline int read_levels(const KisFields* fields, int levels, const int8_t* price_at, const int8_t* size_at,
-                            int64_t* prices, int64_t* sizes, uint8_t* price_scales, uint8_t* size_scales,
-                            int* detail) noexcept nogil:
-    cdef int level
-    for level in range(levels):
-        if not read_decimal(fields, price_at[level], &prices[level], &price_scales[level]) or prices[level] < 0:
-            if (level == 0
-                    or not scan_is_absent(field_begin(fields, price_at[level]), field_end(fields, price_at[level]))
-                    or not scan_is_absent(field_begin(fields, size_at[level]), field_end(fields, size_at[level]))):
-                detail[0] = price_at[level]
-                return REASON_BAD_PRICE
-            prices[level] = sizes[level] = 0
-            price_scales[level] = size_scales[level] = 0
-        elif not read_decimal(fields, size_at[level], &sizes[level], &size_scales[level]) or sizes[level] < 0:
-            detail[0] = size_at[level]
-            return REASON_BAD_SIZE
-    for level in range(levels, SISE_LEVELS):
-        prices[level] = sizes[level] = 0
-        price_scales[level] = size_scales[level] = 0
-    return REASON_NONE
-
-
-# left / 10**left_scale > right / 10**right_scale, for numbers >= 0: exact in 128 bits, as 2**63 * 10**18 < 2**127.
-cdef extern from * nogil:
-    """
-    static inline int sise_decimal_above(int64_t left, uint8_t left_scale, int64_t right, uint8_t right_scale) {
-        unsigned __int128 a = (uint64_t)left, b = (uint64_t)right;
-        for (; left_scale < right_scale; left_scale++)
-            a *= 10;
-        for (; right_scale < left_scale; right_scale++)
-            b *= 10;
-        return a > b;
-    }
-    """
-    bint sise_decimal_above(int64_t left, uint8_t left_scale, int64_t right, uint8_t right_scale)
-
-
-cdef inline int read_book(KisParser parser, const sise_kis_layout* layout, const KisFields* fields, int64_t recv_ns,
-                          sise_book* book, int* detail) noexcept nogil:
-    cdef char session
-    cdef int reason = read_identity(parser, layout, fields, recv_ns, book.symbol, &book.exchange_ns, detail)
-    if reason != REASON_NONE:
-        return reason
-    if (layout.number_count == ALL_LEVELS
-            and sise_integers(fields.base, fields.begins, layout.numbers, ALL_LEVELS, book.ask_price) == ALL_PLAIN):
-        memset(book.ask_price_scale, 0, ALL_LEVELS)
-    else:
-        reason = read_levels(fields, layout.levels, layout.ask_price, layout.ask_size, book.ask_price, book.ask_size,
-                             book.ask_price_scale, book.ask_size_scale, detail)
-        if reason != REASON_NONE:
-            return reason
-        reason = read_levels(fields, layout.levels, layout.bid_price, layout.bid_size, book.bid_price, book.bid_size,
-                             book.bid_price_scale, book.bid_size_scale, detail)
-        if reason != REASON_NONE:
-            return reason
-    if (book.ask_price[0] > 0 and book.bid_price[0] > 0
-            and sise_decimal_above(book.bid_price[0], book.bid_price_scale[0],
-                                   book.ask_price[0], book.ask_price_scale[0])):
-        book.header.flags |= SISE_FLAG_CROSSED
-    session = read_code(fields, layout.session)
-    if c'A' <= session <= c'D':
-        book.header.flags |= SISE_FLAG_AUCTION
-    return REASON_NONE
-
-
 cdef inline uint32_t record_bytes(const sise_kis_layout* layout) noexcept nogil:
-    return sizeof(sise_trade) if layout.kind == SISE_TRADE else sizeof(sise_book)
+    if layout.kind == SISE_TRADE:
+        return sizeof(sise_trade)
+    return sizeof(sise_book) if layout.kind == SISE_BOOK else sizeof(sise_event)
 
 
 # Ring bytes that a frame's records can need at most: each as itself or, if bad, as a quarantine record (8: rounding
-# up), and the pad in front of the one that does not fit before the ring's end.
+# up), and the pad in front of the one that does not fit before the ring's end. Events and quarantine have text behind.
 cdef inline uint64_t worst_case_bytes(const KisFrame* frame) noexcept nogil:
     cdef uint64_t each = record_bytes(frame.layout) + sizeof(sise_quarantine) + REPLAY_PREFIX_BYTES + 8
     cdef uint64_t payload = <uint64_t>(frame.end - frame.payload)
     return (frame.count + 1) * each + 2 * payload
 
 
+# Bytes of a record of *width* fields as it is on the wire.
+cdef inline Py_ssize_t text_size(const KisFields* fields, uint32_t width) noexcept nogil:
+    return field_end(fields, <int>width - 1) - field_begin(fields, 0)
+
+
 @cython.final
 cdef class KisParser(FrameParser):
-    """The parser of one KIS connection; stamps its venue, market and connection number on every record."""
+    """The parser of one KIS connection; stamps its venue and connection number on every record.
+
+    market: of every record; 0 (default): each record's own, which its TR tells.
+    hands_over_encrypted: encrypted frames (order notices) are control frames for Python instead of quarantine.
+    layouts: alternatives "TR:NAME" of kis_layouts.toml to use. Raises ValueError if there is no such alternative.
+    """
 
     def __cinit__(self):
         self.begins_room = FIRST_ROOM
@@ -312,11 +130,22 @@ cdef class KisParser(FrameParser):
         if self.begins is NULL:
             raise MemoryError
         self.last_layout = &sise_kis_layouts[0]
+        for i in range(SISE_KIS_TRS):
+            self.layouts[self.slot_of(sise_load64(sise_kis_layouts[i].tr))] = &sise_kis_layouts[i]
 
-    def __init__(self, *, uint8_t venue, uint8_t market, uint16_t connection=0):
+    def __init__(self, *, uint8_t venue, uint8_t market=0, uint16_t connection=0, bint hands_over_encrypted=False,
+                 layouts=()):
         self.venue = venue
         self.market = market
         self.connection = connection
+        self.hands_over_encrypted = hands_over_encrypted
+        numbers = {name: number for number, name in enumerate(native_layouts()) if ":" in name}
+        for name in layouts:
+            if name not in numbers:
+                raise ValueError(f"layout {name!r} is not known; known alternatives: {', '.join(numbers)}")
+            i = numbers[name]
+            self.layouts[self.slot_of(sise_load64(sise_kis_layouts[i].tr))] = &sise_kis_layouts[i]
+        self.last_layout = self.layouts[self.slot_of(sise_load64(sise_kis_layouts[0].tr))]
 
     def __dealloc__(self):
         free(self.begins)
@@ -324,6 +153,7 @@ cdef class KisParser(FrameParser):
     cdef int parse_frame(self, RingWriter ring, const char* data, Py_ssize_t size, bint is_text,
                          int64_t recv_ns) noexcept nogil:
         cdef KisFrame frame
+        cdef uint8_t market = self.market
         cdef int detail = 0
         cdef int reason
         if not is_text:
@@ -333,16 +163,24 @@ cdef class KisParser(FrameParser):
         elif data[0] == c'{' or data[0] == c'[':
             return PARSE_CONTROL
         else:
+            frame.layout = NULL
             reason = self.open_frame(data, size, &frame, &detail)
             if reason == REASON_NONE and frame.count > 1 and worst_case_bytes(&frame) > ring.capacity:
                 reason = REASON_TOO_LONG   # would never fit, however long the worker waits
             if reason == REASON_NONE:
                 return self.append_records(ring, &frame, recv_ns)
-        if ring.append_quarantine(<uint16_t>reason, <uint16_t>detail, self.venue, self.market, recv_ns,
+            if reason == REASON_ENCRYPTED and self.hands_over_encrypted:
+                return PARSE_CONTROL
+            market = self.market_of(frame.layout)
+        if ring.append_quarantine(<uint16_t>reason, <uint16_t>detail, self.venue, market, recv_ns,
                                   NULL, 0, data, size) < 0:
             return PARSE_RING_FULL
         self.quarantined += 1
         return 1
+
+    # The market that records of *layout* carry; NULL: of no known TR.
+    cdef inline uint8_t market_of(self, const sise_kis_layout* layout) noexcept nogil:
+        return self.market if self.market or layout == NULL else layout.market
 
     # Read the header of a data frame, find its fields and check their number: REASON_NONE, or why not, with *detail*.
     cdef inline int open_frame(self, const char* data, Py_ssize_t size, KisFrame* frame, int* detail) noexcept nogil:
@@ -386,26 +224,35 @@ cdef class KisParser(FrameParser):
         fields = sise_find(frame.payload, payload_size, c'^', self.begins + 1) + 1
         self.begins[fields] = <uint32_t>payload_size + 1   # as if a separator stood behind the last field
         frame.width = <uint32_t>fields // frame.count if frame.count > 1 else <uint32_t>fields
-        if (frame.width * frame.count != fields or frame.width < frame.layout.min_width
-                or frame.width > frame.layout.max_width):
-            detail[0] = <int>min(fields, <size_t>DETAIL_MAX)
+        detail[0] = <int>min(fields, <size_t>DETAIL_MAX)
+        if frame.width * frame.count != fields:
             return REASON_BAD_WIDTH
+        while frame.width < frame.layout.min_width or frame.width > frame.layout.max_width:
+            if frame.layout.narrower == 0:
+                return REASON_BAD_WIDTH
+            frame.layout = &sise_kis_layouts[frame.layout.narrower]
         return REASON_NONE
 
     # The layout of "f|TRTRTRTR|..."; that of most frames is that of the frame before.
     cdef inline const sise_kis_layout* find_layout(self, const char* data, Py_ssize_t size) noexcept nogil:
+        cdef const sise_kis_layout* found
         cdef uint64_t name
-        cdef int i
         if size <= 2 + SISE_KIS_TR_BYTES or data[2 + SISE_KIS_TR_BYTES] != c'|':
             return NULL
         name = sise_load64(data + 2)
-        if name != sise_load64(self.last_layout.tr):
-            for i in range(SISE_KIS_LAYOUTS):
-                if name == sise_load64(sise_kis_layouts[i].tr):
-                    self.last_layout = &sise_kis_layouts[i]
-                    return self.last_layout
-            return NULL
-        return self.last_layout
+        if name == sise_load64(self.last_layout.tr):
+            return self.last_layout
+        found = self.layouts[self.slot_of(name)]
+        if found != NULL:
+            self.last_layout = found
+        return found
+
+    # The slot of a TR: where it is, or else the free one where it would be.
+    cdef inline int slot_of(self, uint64_t tr) noexcept nogil:
+        cdef int slot = <int>((tr * GOLDEN) >> LAYOUT_SHIFT)
+        while self.layouts[slot] != NULL and sise_load64(self.layouts[slot].tr) != tr:
+            slot = (slot + 1) % LAYOUT_SLOTS
+        return slot
 
     # Can the fields of so many bytes be noted? Each may be a separator.
     cdef inline bint make_room(self, size_t payload_size) noexcept nogil:
@@ -433,38 +280,45 @@ cdef class KisParser(FrameParser):
         fields.base = frame.payload
         fields.begins = self.begins
         for _ in range(frame.count):
-            reason = self.append_record(ring, frame.layout, &fields, recv_ns, &detail)
+            reason = self.append_record(ring, frame.layout, &fields, frame.width, recv_ns, &detail)
             if reason < 0:
                 return PARSE_RING_FULL
             if reason != REASON_NONE:
                 memcpy(prefix, b"0|", 2)
                 memcpy(prefix + 2, frame.layout.tr, SISE_KIS_TR_BYTES)
                 memcpy(prefix + 2 + SISE_KIS_TR_BYTES, b"|001|", 5)
-                if ring.append_quarantine(<uint16_t>reason, <uint16_t>detail, self.venue, self.market, recv_ns,
-                                          prefix, REPLAY_PREFIX_BYTES, field_begin(&fields, 0),
-                                          field_end(&fields, <int>frame.width - 1) - field_begin(&fields, 0)) < 0:
+                if ring.append_quarantine(<uint16_t>reason, <uint16_t>detail, self.venue,
+                                          self.market_of(frame.layout), recv_ns, prefix, REPLAY_PREFIX_BYTES,
+                                          field_begin(&fields, 0), text_size(&fields, frame.width)) < 0:
                     return PARSE_RING_FULL
                 self.quarantined += 1
-            else:
-                self.records += 1
             fields.begins += frame.width
         return <int>frame.count
 
     # Commit one record; REASON_NONE, or why it was not, with *detail*; -1 if the ring is full.
     cdef inline int append_record(self, RingWriter ring, const sise_kis_layout* layout, const KisFields* fields,
-                                  int64_t recv_ns, int* detail) noexcept nogil:
+                                  uint32_t width, int64_t recv_ns, int* detail) noexcept nogil:
+        cdef KisStamp stamp
         cdef int reason
-        cdef sise_record_header* header = <sise_record_header*>ring.reserve(record_bytes(layout))
+        cdef bint is_event = layout.kind != SISE_TRADE and layout.kind != SISE_BOOK
+        cdef Py_ssize_t text = text_size(fields, width) if is_event else 0
+        cdef uint32_t kept = <uint32_t>min(text, <Py_ssize_t>TEXT_MAX)
+        cdef sise_record_header* header = <sise_record_header*>ring.reserve(record_bytes(layout) + kept)
         if header == NULL:
             return -1
         header.recv_ns = recv_ns
-        sise_store_origin(header, layout.kind, self.venue, self.market, KST_OFFSET_MIN, self.connection)
         if layout.kind == SISE_TRADE:
-            reason = read_trade(self, layout, fields, recv_ns, <sise_trade*>header, detail)
+            reason = read_trade(&self.days, layout, fields, recv_ns, <sise_trade*>header, &stamp, detail)
+        elif layout.kind == SISE_BOOK:
+            reason = read_book(&self.days, layout, fields, recv_ns, <sise_book*>header, &stamp, detail)
         else:
-            reason = read_book(self, layout, fields, recv_ns, <sise_book*>header, detail)
+            reason = read_event(&self.days, layout, fields, recv_ns, <sise_event*>header, <uint16_t>kept, kept < text,
+                                &stamp, detail)
+            memcpy(<char*>header + sizeof(sise_event), field_begin(fields, 0), kept)
         if reason == REASON_NONE:
-            ring.commit(<char*>header)
+            sise_kis_store_origin(header, layout.kind, stamp.flags, self.venue, self.market_of(layout),
+                                  stamp.utc_offset_min, self.connection)
+            self.commit_record(ring, header, 0)
         return reason
 
     def parse_view(self, RingWriter ring not None, const unsigned char[::1] frame not None, int64_t recv_ns, *,
@@ -495,28 +349,40 @@ cdef class KisParser(FrameParser):
         return done
 
 
+cdef dict native_layout(const sise_kis_layout* layout):
+    row = {
+        "kind": layout.kind, "type": layout.type, "market": layout.market, "flags": layout.flags,
+        "min_width": layout.min_width, "max_width": layout.max_width, "utc_offset_min": layout.utc_offset_min,
+        "buy": chr(layout.buy), "sell": chr(layout.sell),
+    }
+    single = {
+        "symbol": layout.symbol, "realtime_key": layout.realtime_key, "time": layout.time, "date": layout.date,
+        "kst_time": layout.kst_time, "kst_date": layout.kst_date, "subsecond": layout.subsecond, "price": layout.price,
+        "size": layout.size, "cum_volume": layout.cum_volume, "best_ask": layout.best_ask,
+        "best_bid": layout.best_bid, "change_rate": layout.change_rate, "side": layout.side,
+        "session": layout.session,
+    }
+    row.update({role: position for role, position in single.items() if position != SISE_KIS_NO_FIELD})
+    if layout.levels:
+        row["ask_price"] = [layout.ask_price[k] for k in range(layout.levels)]
+        row["ask_size"] = [layout.ask_size[k] for k in range(layout.levels)]
+        row["bid_price"] = [layout.bid_price[k] for k in range(layout.levels)]
+        row["bid_size"] = [layout.bid_size[k] for k in range(layout.levels)]
+    return row
+
+
 def native_layouts() -> dict:
-    """Return the table that was compiled in, in the shape of kis_layouts.toml without the titles."""
+    """Return the table that was compiled in: names and roles of kis_layouts.toml, kinds and markets as numbers."""
     table = {}
     for i in range(SISE_KIS_LAYOUTS):
-        layout = sise_kis_layouts[i]
-        row = {
-            "kind": "trade" if layout.kind == SISE_TRADE else "orderbook",
-            "min_width": layout.min_width, "max_width": layout.max_width, "needed": layout.needed,
-        }
-        single = {
-            "symbol": layout.symbol, "time": layout.time, "date": layout.date, "price": layout.price,
-            "size": layout.size, "cum_volume": layout.cum_volume, "best_ask": layout.best_ask,
-            "best_bid": layout.best_bid, "change_rate": layout.change_rate, "side": layout.side,
-            "session": layout.session,
-        }
-        row.update({role: position for role, position in single.items() if position != SISE_KIS_NO_FIELD})
-        if layout.levels:
-            row["ask_price"] = [layout.ask_price[k] for k in range(layout.levels)]
-            row["ask_size"] = [layout.ask_size[k] for k in range(layout.levels)]
-            row["bid_price"] = [layout.bid_price[k] for k in range(layout.levels)]
-            row["bid_size"] = [layout.bid_size[k] for k in range(layout.levels)]
-        table[layout.tr[:SISE_KIS_TR_BYTES].decode("ascii")] = row
+        layout = &sise_kis_layouts[i]
+        name = layout.tr[:SISE_KIS_TR_BYTES].decode("ascii")
+        alternative = layout.alternative[:strnlen(layout.alternative, SISE_KIS_ALTERNATIVE_BYTES)].decode("ascii")
+        if alternative:
+            name += ":" + alternative
+        elif i >= SISE_KIS_TRS:
+            name += ".narrow"
+        table[name] = native_layout(layout)
     return table
 
 

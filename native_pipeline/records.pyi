@@ -1,4 +1,4 @@
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from native_pipeline.ring import RingReader
 
@@ -11,5 +11,14 @@ EVENT_NAMES: Final[dict[int, str]]
 KIND_NAMES: Final[dict[int, str]]
 SIDE_NAMES: Final[dict[int, str]]
 
+class MarketData(NamedTuple):
+    kind: int
+    name: str
+    table: str
+    channel: str
+
+MARKET_DATA: Final[tuple[MarketData, ...]]
+
 def flag_names(flags: int) -> list[str]: ...
+def exchange_name(flags: int) -> str | None: ...
 def read_records(reader: RingReader, max_records: int) -> list[dict[str, Any]]: ...  # Any: the fields differ by kind

@@ -4,6 +4,7 @@ Also the texts of the reason codes that records carry; they are stored as number
 number never changes its meaning.
 """
 
+from collections import namedtuple
 from decimal import Decimal
 
 from libc.stdint cimport int64_t, uint8_t
@@ -99,6 +100,18 @@ KIND_NAMES = {
     SISE_EVENT: "event",
 }
 SIDE_NAMES = {SISE_SIDE_BUY: "buy", SISE_SIDE_SELL: "sell"}
+
+MarketData = namedtuple("MarketData", ("kind", "name", "table", "channel"))
+# What a venue sends: number and name of the kind of record, the table of its rows, and its Redis channel without the
+# market. Counted when received, stored, published: whatever does so for one of them does so for each of this list.
+MARKET_DATA = tuple(
+    MarketData(kind, KIND_NAMES[kind], table, channel)
+    for kind, table, channel in (
+        (SISE_TRADE, "market_ticks", "ticker."),
+        (SISE_BOOK, "market_orderbook", "orderbook."),
+        (SISE_EVENT, "market_events", "event."),
+    )
+)
 
 
 cdef object _decimal(int64_t mantissa, uint8_t scale):
@@ -215,6 +228,12 @@ cdef dict _record(const sise_record_header* header):
 def flag_names(int flags) -> list:
     """Return the names of the bits set in *flags* that a reader of records may want to know, in the order of bits."""
     return [name for bit, name in FLAG_NAMES.items() if flags & bit]
+
+
+def exchange_name(int flags):
+    """Return the name of the exchange that *flags* of a record say: None is the main exchange of its market."""
+    exchange = flags & (SISE_FLAG_NXT | SISE_FLAG_SOR)
+    return FLAG_NAMES.get(exchange, "unknown") if exchange else None
 
 
 def read_records(RingReader reader not None, int max_records) -> list:

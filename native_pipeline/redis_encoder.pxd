@@ -1,9 +1,9 @@
 # Step 5 of 6 in the life of a tick: ring records to one Redis transaction. Bodies in redis_encoder.pyx.
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from native_pipeline.receipt_times cimport receipt_times
-from native_pipeline.record cimport SISE_SYMBOL_BYTES, sise_book, sise_record_header, sise_trade
+from native_pipeline.record cimport SISE_SYMBOL_BYTES, sise_book, sise_event, sise_record_header, sise_trade
 from native_pipeline.ring cimport RingReader
 
 
@@ -16,6 +16,7 @@ cdef enum:
 cdef enum Channel:
     CHANNEL_TICKER
     CHANNEL_ORDERBOOK
+    CHANNEL_EVENT
     CHANNELS
 
 ctypedef struct text_buffer:
@@ -68,6 +69,10 @@ cdef class PublishBatch:
     cdef text_piece publish[CHANNELS][IDS]   # *3 PUBLISH channel, up to the $ of the message
     cdef text_piece venues[IDS]              # JSON: "kis"
     cdef text_piece markets[IDS]
+    cdef text_piece event_types[IDS]
+    cdef text_piece marks[IDS]               # ,"exchange":"nxt" and what else the flags of a record say
+    cdef int8_t channel_of[IDS]              # by the kind of a record: enum Channel; -1: no message
+    cdef text_piece kinds[CHANNELS]          # |trade: the end of a field of MINUTE_KEY
     cdef tuple market_names                  # by id, as str and as bytes
     cdef list market_texts
 
@@ -77,11 +82,12 @@ cdef class PublishBatch:
     cdef int count_message(self, const sise_record_header* record, const char* symbol, int channel) noexcept nogil
     cdef int grow_counts(self) noexcept nogil
     cdef char* put_time(self, char* at, int64_t unix_ns, int offset_min) noexcept nogil
-    cdef char* put_head(self, char* at, const char* kind, const sise_record_header* record, const char* symbol,
+    cdef char* put_head(self, char* at, const sise_record_header* record, const char* symbol,
                         int64_t exchange_ns) noexcept nogil
     cdef char* put_tail(self, char* at, const sise_record_header* record, int32_t ring) noexcept nogil
     cdef char* put_ticker(self, char* at, const sise_trade* trade, int32_t ring) noexcept nogil
     cdef char* put_orderbook(self, char* at, const sise_book* book, int32_t ring) noexcept nogil
+    cdef char* put_event(self, char* at, const sise_event* event, int32_t ring) noexcept nogil
     cdef int add_counts(self) except -1
     cdef int add_cursor(self) except -1
 

@@ -1,8 +1,8 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """Step 5 of 6 in the life of a tick: ring records become one Redis transaction, and its replies are checked.
 
-Before: `ring`, read by `daemon/sinks/publisher.py`. After: Redis. A transaction holds a PUBLISH for each trade and
-order book, the counters of what it publishes, and the position it reaches in each ring: all of it happens or nothing,
+Before: `ring`, read by `daemon/sinks/publisher.py`. After: Redis. A transaction holds a PUBLISH for each trade,
+order book and event, the counters of what it publishes, and the position it reaches in each ring: all of it happens or nothing,
 so a publisher that is killed in between neither repeats nor skips. Numbers are printed as the exact decimals that the
 venue sent. `tests/reference/redis_messages.py` says the same slowly.
 """
@@ -18,18 +18,21 @@ from native_pipeline.counters cimport CountersBlock
 from native_pipeline.receipt_times cimport forget_receipts, note_receipt, observe_receipts
 from native_pipeline.record cimport (
     SISE_ABSENT,
-    SISE_BOOK,
+    SISE_FLAG_LATE,
     SISE_HISTOGRAMS,
     SISE_LEVELS,
     SISE_SIDE_BUY,
     SISE_SIDE_SELL,
     SISE_SYMBOL_BYTES,
-    SISE_TRADE,
     sise_book,
+    sise_event,
     sise_record_header,
     sise_trade,
 )
 from native_pipeline.ring cimport RingReader
+from native_pipeline.venue_text cimport JSON_GROWTH, put_json_text
+
+from native_pipeline.records import EVENT_NAMES, MARKET_DATA, exchange_name
 
 
 cdef extern from "<string.h>" nogil:
@@ -41,6 +44,7 @@ cdef extern from * nogil:
 
 cdef enum:
     # A number has a sign, "0.", up to 255 zeros and 20 digits. A book has 40 numbers and less than 4 KiB of the rest.
+    # What lies behind the struct is not in it.
     MESSAGE_ROOM_BYTES = 1 << 14
     COMMAND_ROOM_BYTES = 512      # one INCRBY, HINCRBY or EXPIRE
     FETCH_BYTES = 1 << 20
@@ -52,7 +56,8 @@ cdef enum:
 CURSOR_KEY = "published:cursor"       # hash: ring-{n} -> {epoch}:{seq} of the last published record
 COUNT_KEY = "published:count:"        # + channel: messages ever published
 MINUTE_KEY = "published:minute:"      # + minute since 1970: hash market|symbol|kind -> messages of that minute
-CHANNEL_PREFIXES = ("ticker.", "orderbook.")  # + market
+CHANNEL_PREFIXES = tuple(data.channel for data in MARKET_DATA)  # + market; in the order of enum Channel
+assert CHANNEL_PREFIXES == ("ticker.", "orderbook.", "event.")
 
 _MULTI = b"*1\r\n$5\r\nMULTI\r\n"
 _EXEC = b"*1\r\n$4\r\nEXEC\r\n"
@@ -239,6 +244,12 @@ cdef tuple all_names(names):
     return names + ("unknown",) * (IDS - len(names))
 
 
+cdef bytes marks_of(int flags):
+    """The keys of a message that are only there if the flags of its record say so."""
+    marks = {"exchange": exchange_name(flags), "late": True if flags & SISE_FLAG_LATE else None}
+    return "".join(f',"{key}":{json.dumps(value)}' for key, value in marks.items() if value is not None).encode()
+
+
 def pack_command(*words) -> bytes:
     """Return one command as RESP; each word is a str, an int or bytes."""
     encoded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
@@ -261,10 +272,16 @@ cdef class PublishBatch:
         for number in range(IDS):
             set_piece(&self.venues[number], json.dumps(venue_names[number]).encode())
             set_piece(&self.markets[number], json.dumps(self.market_names[number]).encode())
+            set_piece(&self.event_types[number], EVENT_NAMES.get(number, "unknown").encode())
+            set_piece(&self.marks[number], marks_of(number))
+            self.channel_of[number] = -1
             for channel, prefix in enumerate(CHANNEL_PREFIXES):
                 name = (prefix + self.market_names[number]).encode()
                 text = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$" % (len(name), name)
                 set_piece(&self.publish[<int>channel][number], text)
+        for channel, data in enumerate(MARKET_DATA):
+            self.channel_of[<int>data.kind] = channel
+            set_piece(&self.kinds[<int>channel], f"|{data.name}".encode())
         self.second = NO_SECOND
         if self.grow_counts() < 0:
             raise MemoryError
@@ -279,7 +296,7 @@ cdef class PublishBatch:
     def append_from(self, RingReader reader not None, int64_t max_records) -> int:
         """Encode the next records of *reader*, at most *max_records*; return how many it took, 0 if it has none.
 
-        reader: left uncommitted. Records that are neither trade nor order book are taken without a message.
+        reader: left uncommitted. Records that are no market data are taken without a message.
         Raises BufferError while a payload is being read, MemoryError if a buffer cannot grow: then the reader is ahead
         of the batch, which must not be published.
         """
@@ -324,17 +341,17 @@ cdef class PublishBatch:
                 progress.first_seq = record.seq
             progress.last_seq = record.seq
             taken += 1
-            if (record.kind == SISE_TRADE or record.kind == SISE_BOOK) and self.append(record, ring) < 0:
+            if self.channel_of[record.kind] >= 0 and self.append(record, ring) < 0:
                 return -1
         self.records += taken
         return taken
 
     cdef int append(self, const sise_record_header* record, int32_t ring) noexcept nogil:
-        """Append the PUBLISH of one trade or order book; 0, or -1 if there is no memory."""
-        cdef char* at = room_for(&self.buffer, MESSAGE_ROOM_BYTES)
+        """Append the PUBLISH of one record of market data; 0, or -1 if there is no memory."""
+        cdef char* at = room_for(&self.buffer, MESSAGE_ROOM_BYTES + JSON_GROWTH * <size_t>record.length)
         cdef char* length_at
         cdef char* message
-        cdef int channel = CHANNEL_TICKER if record.kind == SISE_TRADE else CHANNEL_ORDERBOOK
+        cdef int channel = self.channel_of[record.kind]
         cdef int digits
         if at == NULL:
             return -1
@@ -342,8 +359,10 @@ cdef class PublishBatch:
         message = length_at + 5  # room for a length of three digits and the line end: moved if it has others
         if channel == CHANNEL_TICKER:
             at = self.put_ticker(message, <const sise_trade*>record, ring)
-        else:
+        elif channel == CHANNEL_ORDERBOOK:
             at = self.put_orderbook(message, <const sise_book*>record, ring)
+        else:
+            at = self.put_event(message, <const sise_event*>record, ring)
         digits = count_digits(at - message)
         if digits != 3:
             memmove(message + digits - 3, message, at - message)
@@ -352,7 +371,7 @@ cdef class PublishBatch:
         self.buffer.size = at - self.buffer.data
         self.messages += 1
         self.channel_counts[channel][record.market] += 1
-        # a trade and an order book begin alike
+        # all market data begin alike
         if self.count_message(record, (<const sise_trade*>record).symbol, channel) < 0:
             return -1
         return note_receipt(&self.received, record.recv_ns)
@@ -394,18 +413,18 @@ cdef class PublishBatch:
         memcpy(at, self.offset_text, 6)
         return at + 6
 
-    cdef char* put_head(self, char* at, const char* kind, const sise_record_header* record, const char* symbol,
+    cdef char* put_head(self, char* at, const sise_record_header* record, const char* symbol,
                         int64_t exchange_ns) noexcept nogil:
-        """What both messages begin with."""
-        at = put_literal(at, b'{"type":"')
-        at = put_literal(at, kind)
+        """What all messages begin with, behind their type."""
         at = put_literal(at, b'","timestamp":"')
         at = self.put_time(at, exchange_ns, record.utc_offset_min)
         at = put_literal(at, b'","symbol":')
         return put_json_string(at, symbol, strnlen(symbol, SISE_SYMBOL_BYTES))
 
     cdef char* put_tail(self, char* at, const sise_record_header* record, int32_t ring) noexcept nogil:
-        """What both messages end with: enough to find the row in the database."""
+        """What all messages end with: what the flags say, and enough to find the row in the database."""
+        if self.marks[record.flags].size:
+            at = put_piece(at, &self.marks[record.flags])
         at = put_literal(at, b',"market":')
         at = put_piece(at, &self.markets[record.market])
         at = put_literal(at, b',"venue":')
@@ -419,7 +438,7 @@ cdef class PublishBatch:
         return put_literal(at, b"}")
 
     cdef char* put_ticker(self, char* at, const sise_trade* trade, int32_t ring) noexcept nogil:
-        at = self.put_head(at, b"ticker", &trade.header, trade.symbol, trade.exchange_ns)
+        at = self.put_head(put_literal(at, b'{"type":"ticker'), &trade.header, trade.symbol, trade.exchange_ns)
         at = put_literal(at, b',"price":')
         at = put_decimal(at, trade.price, trade.price_scale)
         at = put_literal(at, b',"change":')
@@ -445,12 +464,34 @@ cdef class PublishBatch:
         return self.put_tail(at, &trade.header, ring)
 
     cdef char* put_orderbook(self, char* at, const sise_book* book, int32_t ring) noexcept nogil:
-        at = self.put_head(at, b"orderbook", &book.header, book.symbol, book.exchange_ns)
+        at = self.put_head(put_literal(at, b'{"type":"orderbook'), &book.header, book.symbol, book.exchange_ns)
         at = put_literal(at, b',"asks":')
         at = put_levels(at, book.ask_price, book.ask_price_scale, book.ask_size, book.ask_size_scale)
         at = put_literal(at, b',"bids":')
         at = put_levels(at, book.bid_price, book.bid_price_scale, book.bid_size, book.bid_size_scale)
         return self.put_tail(at, &book.header, ring)
+
+    cdef char* put_event(self, char* at, const sise_event* event, int32_t ring) noexcept nogil:
+        cdef size_t kept = event.header.length - sizeof(sise_event)
+        if event.text_bytes < kept:
+            kept = event.text_bytes
+        at = put_literal(at, b'{"type":"')
+        at = put_piece(at, &self.event_types[event.type])
+        at = self.put_head(at, &event.header, event.symbol, event.exchange_ns)
+        at = put_literal(at, b',"price":')
+        at = put_optional(at, event.price, event.price_scale)
+        at = put_literal(at, b',"change":')
+        at = put_optional(at, event.change_rate, event.change_rate_scale)
+        at = put_literal(at, b',"volume":')
+        at = put_optional(at, event.volume, event.volume_scale)
+        at = put_literal(at, b',"cum_volume":')
+        at = put_optional(at, event.cum_volume, event.cum_volume_scale)
+        at = put_literal(at, b',"detail":"')
+        at = put_json_text(at, <const char*>event + sizeof(sise_event), kept)
+        at = put_literal(at, b'"')
+        if event.text_is_cut:
+            at = put_literal(at, b',"detail_is_cut":true')
+        return self.put_tail(at, &event.header, ring)
 
     # ---- counts, cursor, payload ----------------------------------------------------------------------
 
@@ -462,7 +503,7 @@ cdef class PublishBatch:
         cdef size_t slot
         cdef minute_count* entry
         memcpy(words, symbol, SISE_SYMBOL_BYTES)
-        hash_value = <uint64_t>minute * 2 + channel + (<uint64_t>record.market << 48)
+        hash_value = <uint64_t>minute * CHANNELS + channel + (<uint64_t>record.market << 48)
         hash_value = (hash_value ^ words[0]) * <uint64_t>0x9E3779B97F4A7C15
         hash_value = (hash_value ^ hash_value >> 32 ^ words[1]) * <uint64_t>0xBF58476D1CE4E5B9
         hash_value = (hash_value ^ hash_value >> 29 ^ words[2]) * <uint64_t>0x94D049BB133111EB
@@ -545,8 +586,7 @@ cdef class PublishBatch:
             end = put_literal(end, b"|")
             size = strnlen(entry.symbol, SISE_SYMBOL_BYTES)
             memcpy(end, entry.symbol, size)
-            end = put_literal(end + size, b"|")
-            end = put_literal(end, b"trade" if entry.channel == CHANNEL_TICKER else b"orderbook")
+            end = put_piece(end + size, &self.kinds[entry.channel])
             at = put_bulk(at, field, end - field)
             at = put_bulk_number(at, entry.count)
             self.buffer.size = at - self.buffer.data

@@ -12,6 +12,7 @@ cdef extern from "scan_simd.h" nogil:
         SISE_FIND_SLACK
     bint sise_eight_digits(const char* p, int digits, uint64_t* value)
     bint sise_short_decimal(const char* p, int length, int64_t* mantissa, uint8_t* scale)
+    bint sise_long_decimal(const char* p, int length, int64_t* mantissa, uint8_t* scale)
     bint sise_hhmmss(const char* p, int32_t* seconds)
     uint64_t sise_load64(const char* p)
     uint64_t sise_load32(const char* p)
@@ -102,6 +103,7 @@ cdef inline bint scan_decimal(const char* floor, const char* begin, const char* 
             mantissa[0] = <int64_t>(above * 100000000 + value)
             scale[0] = 0
             return True
+        return sise_long_decimal(end - 16, <int>size, mantissa, scale)
     return scan_decimal_slow(begin, end, mantissa, scale)
 
 

@@ -88,6 +88,39 @@ static inline int sise_short_decimal(const char *p, int length, int64_t *mantiss
     return 1;
 }
 
+/* The same of 9..16 characters, the last *length* of the 16 bytes at *p*: prices above 999.9999. */
+static inline int sise_long_decimal(const char *p, int length, int64_t *mantissa, uint8_t *scale) {
+    unsigned __int128 word = ((unsigned __int128)sise_load64(p + 8) << 64 | sise_load64(p)) >> (8 * (16 - length));
+    uint64_t low_dot, high_dot, low, high = 0;
+    const uint8_t first = (uint8_t)word;
+    const int64_t negative = first == '-';
+    const int sign = negative | (first == '+');
+    int point; /* how many characters stand in front of it: at least none, less than all */
+    word >>= 8 * sign;
+    length -= sign;
+    low_dot = sise_equal_bytes((uint64_t)word, '.');
+    high_dot = sise_equal_bytes((uint64_t)(word >> 64), '.');
+    *scale = 0;
+    if (low_dot | high_dot) {
+        point = low_dot ? __builtin_ctzll(low_dot) >> 3 : 8 + (__builtin_ctzll(high_dot) >> 3);
+        *scale = (uint8_t)(length - point - 1);
+        if (*scale == 0) /* cut off behind its point */
+            return 0;
+        word = (word & (((unsigned __int128)1 << (8 * point)) - 1)) | (word >> (8 * point) >> 8 << (8 * point));
+        length--;
+    }
+    if (length > 8) {
+        if (!sise_digits((uint64_t)word << (8 * (16 - length)), length - 8, &high))
+            return 0;
+        word >>= 8 * (length - 8);
+        length = 8;
+    }
+    if (!sise_digits((uint64_t)word << (8 * (8 - length)), length, &low))
+        return 0;
+    *mantissa = ((int64_t)(high * 100000000 + low) ^ -negative) + negative;
+    return 1;
+}
+
 /* HHMMSS, the 6 bytes at *p* -> seconds since midnight. 0 if that is no time of day. */
 static inline int sise_hhmmss(const char *p, int32_t *seconds) {
     /* "HHMM" and, overlapping it, "MMSS" */
