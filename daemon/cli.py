@@ -144,14 +144,38 @@ def _parse_time(text: str | None) -> datetime.datetime | None:
 
 @main.command()
 @config_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
+def status(config_path: str, as_json: bool) -> None:
+    """State of the running daemon; exit 1 if it is degraded or does not run."""
+    from daemon.watching.top import print_status  # noqa: PLC0415
+
+    sys.exit(0 if print_status(settings.load(config_path), sys.stdout, as_json=as_json) else EXIT_FAILED)
+
+
+@main.command()
+@config_option
+def top(config_path: str) -> None:
+    """State of the running daemon, each second, until q or Ctrl-C."""
+    from daemon.watching.top import run_top  # noqa: PLC0415
+
+    try:
+        run_top(settings.load(config_path), sys.stdout, sys.stdin)
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+@main.command()
+@config_option
 def check(config_path: str) -> None:
     """Preflight: settings, plan, credentials, venue, database, Redis, disk; exit 1 with the reason."""
-    from daemon.preflight import run_checks  # noqa: PLC0415
-    from daemon.shard_plan import make_plan  # noqa: PLC0415
+    from daemon.planning import preview  # noqa: PLC0415
+    from daemon.preflight import plan_lines, run_checks  # noqa: PLC0415
 
     config = settings.load(config_path)
+    plan = preview(config, source=config_path)
+    click.echo("\n".join(plan_lines(config, plan)))
     failed = []
-    for name, is_fine, note in run_checks(config, make_plan(config, source=config_path)):
+    for name, is_fine, note in run_checks(config, plan):
         click.echo(f"{'ok  ' if is_fine else 'FAIL'} {name}{': ' + note if note else ''}")
         failed += [] if is_fine else [f"{name}: {note}"]
     if failed:

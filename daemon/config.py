@@ -4,6 +4,7 @@ Everything an operator may change is here with its default. An unknown key, a wr
 `ConfigError` whose one line names the file and the key.
 """
 
+import datetime
 import os
 import re
 import tomllib
@@ -27,6 +28,7 @@ Secret = Annotated[str, Meta(extra={"secret": True})]
 Url = Annotated[str, Meta(min_length=1, extra={"url": True})]
 PositiveInt = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
+MarketWithSessions = Annotated[str, Meta(pattern="^(kr|us)$")]
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,7 +84,29 @@ class Ingest(_Section, frozen=True):
     backoff_max_s: PositiveFloat = 60.0
     slot_held_backoff_s: PositiveFloat = 20.0  # OPSP8996: fast retries make it worse
     link_timeout_s: PositiveFloat = 100.0
+    data_warn_s: PositiveFloat = 60.0  # of silence in market hours
+    data_resubscribe_s: PositiveFloat = 120.0
+    data_reconnect_s: PositiveFloat = 180.0
+    symbol_silence_s: PositiveFloat = 300.0
+    connects_per_10min: PositiveInt = 20  # of one account
+    connects_per_10min_address: PositiveInt = 60  # of all accounts at one host
+    requests_per_min: Annotated[int, Meta(ge=0)] = 0  # of one account; 0: paced by subscribe_interval_ms only
+    key_cooldown_s: PositiveFloat = 60.0
     max_frame_bytes: Annotated[int, Meta(ge=65536)] = 16 * 1024 * 1024
+
+
+class Alerts(_Section, frozen=True):
+    """What is told on `system:alerts`, and how often."""
+
+    repeat_s: PositiveFloat = 300.0
+    per_minute: PositiveInt = 60
+    queue: PositiveInt = 1000
+
+
+class Calendar(_Section, frozen=True):
+    """What the exchanges' calendars do not know yet."""
+
+    closed: dict[MarketWithSessions, tuple[datetime.date, ...]] = {}  # days without a session
 
 
 class Supervision(_Section, frozen=True):
@@ -111,15 +135,22 @@ class Account(_Section, frozen=True):
     app_secret: Secret = ""
     ws_url: str = ""  # empty: the venue's own
     rest_url: str = ""
-    max_subscriptions: PositiveInt = 41
+    max_subscriptions: Annotated[int, Meta(ge=0)] = 0  # 0: what the venue documents for one session
 
 
 class Feed(_Section, frozen=True):
-    """Which symbols to collect through which account."""
+    """Which symbols to collect through which account, or through which accounts."""
 
-    account: str
     market: Literal["kr", "us", "crypto"]
-    kinds: Annotated[tuple[Literal["trade", "orderbook"], ...], Meta(min_length=1)] = ("trade", "orderbook")
+    account: str = ""  # or accounts
+    accounts: tuple[str, ...] = ()
+    exchange: Literal["", "nxt", "sor"] = ""  # "" is the main exchange of the market
+    kinds: Annotated[
+        tuple[Literal["trade", "orderbook", "expected", "index", "nav", "status", "program", "quote"], ...],
+        Meta(min_length=1),
+    ] = ("trade", "orderbook")
+    redundancy: Literal["none", "ab"] = "none"
+    best_effort: bool = False
     symbols: tuple[Annotated[str, Meta(min_length=1, max_length=24)], ...] = ()
     symbols_file: str | None = None
 
@@ -129,12 +160,15 @@ class Config(_Section, frozen=True):
 
     data_dir: Annotated[str, Meta(min_length=1)] = "/var/lib/sise"
     workers: Annotated[int, Meta(ge=1, le=64)] = 2
+    single_socket: bool = False
     control_token: Secret = ""
     database: Database = Database()
     redis: Redis = Redis()
     http: Http = Http()
     ring: Ring = Ring()
     ingest: Ingest = Ingest()
+    alerts: Alerts = Alerts()
+    calendar: Calendar = Calendar()
     supervision: Supervision = Supervision()
     log: Log = Log()
     accounts: tuple[Account, ...] = ()
@@ -291,17 +325,8 @@ def _check(config: Config, path: Path) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{path}: accounts.name: {name!r} is used twice")
-    seen: dict[tuple[str, str, str], str] = {}
     for number, feed in enumerate(config.feeds):
-        if feed.account not in names:
-            raise ConfigError(f"{path}: feeds[{number}].account: no account is called {feed.account!r}")
-        if not feed.symbols:
-            raise ConfigError(f"{path}: feeds[{number}].symbols: is empty")
-        for kind in feed.kinds:
-            for symbol in feed.symbols:
-                if (feed.market, kind, symbol) in seen:
-                    raise ConfigError(f"{path}: feeds[{number}].symbols: {symbol} ({kind}) is collected twice")
-                seen[feed.market, kind, symbol] = feed.account
+        _check_feed(feed, f"{path}: feeds[{number}]", names)
     _check_url(config.database.dsn, "database.dsn", ("postgresql", "postgres"), path)
     _check_url(config.redis.url, "redis.url", ("redis", "rediss", "unix"), path)
     for account in config.accounts:
@@ -311,6 +336,20 @@ def _check(config: Config, path: Path) -> None:
         ):
             if url:
                 _check_url(url, f"accounts.{key}: account {account.name!r}", schemes, path)
+
+
+def _check_feed(feed: Feed, at: str, names: list[str]) -> None:
+    """Refuse a feed whose accounts are not said clearly. What it may collect is for the plan to judge."""
+    if bool(feed.account) == bool(feed.accounts):
+        raise ConfigError(f"{at}.account: expected account or accounts, found {'both' if feed.account else 'neither'}")
+    key = "account" if feed.account else "accounts"
+    for name in feed.accounts or (feed.account,):
+        if name not in names:
+            raise ConfigError(f"{at}.{key}: no account is called {name!r}")
+        if feed.accounts.count(name) > 1:
+            raise ConfigError(f"{at}.{key}: {name!r} is named twice")
+    if not feed.symbols:
+        raise ConfigError(f"{at}.symbols: is empty")
 
 
 def _check_url(url: str, key: str, schemes: tuple[str, ...], path: Path) -> None:

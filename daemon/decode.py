@@ -1,31 +1,32 @@
 """`sise decode`: recorded frames in, what the daemon would have stored out, as JSON lines.
 
-The frames go through the very parser and ring that the worker uses, so that what is shown is what would be stored; only
-control frames, which never reach the ring, are decoded here.
+The frames go through the very parser and ring that the worker uses, so that what is shown is what would be stored, only
+that a trade which is repeated is shown as often as it comes. Control frames, which never reach the ring, are
+decoded by the venue's own file.
 """
 
 from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
 from daemon.errors import BadFrame, ConfigError
-from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES, venue_named
+from daemon.ingest.venues import EXCHANGE_NAMES, MARKET_NAMES, VENUE_CLASSES, VENUE_NAMES, venue_named
+from daemon.ingest.venues.venue import Heartbeat
 from native_pipeline.records import BAD_CONTROL, QUARANTINE_REASONS, flag_names, read_records
 from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
 
 if TYPE_CHECKING:
-    from native_pipeline.frame_parser import FrameParser
+    from daemon.ingest.venues.venue import Venue
 
 Decoded = dict[str, Any]  # Any: one JSON object, whose values differ by kind
-
-# Venue -> the market its frames belong to.
-MARKETS = {"kis": "kr"}
+# (type of the event, the venue's own text of it) -> what that text says, by name
+Describe = Callable[[str, bytes], dict[str, str]]
 
 # A quarantine record may fill an eighth of a ring and holds up to 1 MiB: no frame is shown truncated that a bigger ring
 # would keep whole.
@@ -35,25 +36,13 @@ MAX_RECORDS = 10_000
 KOREA = datetime.timezone(datetime.timedelta(hours=9))
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
-HEARTBEAT = "PINGPONG"
+_KEYS = {
+    "trade": ("price", "volume", "cum_volume", "ask", "bid", "change_rate", "side"),
+    "orderbook": ("asks", "bids"),
+    "event": ("price", "volume", "cum_volume", "change_rate"),
+}
 
 _json = msgspec.json.Encoder(decimal_format="number")
-
-
-class _ControlHeader(msgspec.Struct):
-    tr_id: str | None = None
-
-
-class _ControlBody(msgspec.Struct):
-    msg_cd: str | None = None
-    msg1: str | None = None
-
-
-class _Control(msgspec.Struct):
-    """Only what is shown; header and body may each be absent."""
-
-    header: _ControlHeader | None = None
-    body: _ControlBody | None = None
 
 
 def decode_frames(venue: str, date: datetime.date, lines: Iterable[bytes]) -> Iterator[Decoded]:
@@ -61,12 +50,11 @@ def decode_frames(venue: str, date: datetime.date, lines: Iterable[bytes]) -> It
 
     date: the day of receipt, in Korea; frames that carry no date are taken to be received at its noon. One line break
     at the end of a line is not part of the frame. No line at all is one empty frame, like an empty line.
-    Raises ConfigError if *venue* has no parser yet.
+    Raises ConfigError if there is no such *venue*.
     """
-    if venue not in MARKETS:
-        raise ConfigError(f"--venue: {venue!r} cannot be decoded; supported: {', '.join(MARKETS)}")
-    parser = venue_named(venue).make_parser(MARKETS[venue], connection=0)
-    return _decode(parser, _noon_ns(date), lines)
+    if venue not in VENUE_CLASSES:
+        raise ConfigError(f"--venue: {venue!r} cannot be decoded; supported: {', '.join(VENUE_CLASSES)}")
+    return _decode(venue_named(venue), _noon_ns(date), lines)
 
 
 def write_json_lines(records: Iterable[Decoded], out: IO[bytes]) -> None:
@@ -80,17 +68,10 @@ def today_in_korea(now: datetime.datetime | None = None) -> datetime.date:
     return (now or datetime.datetime.now(tz=KOREA)).astimezone(KOREA).date()
 
 
-def decode_control(frame: bytes) -> tuple[str, str]:
-    """Return (code, message) of a KIS control frame, code PINGPONG for a heartbeat. Raises BadFrame if it is none."""
-    control = _decode_json(frame)
-    if control.header is not None and control.header.tr_id == HEARTBEAT:
-        return HEARTBEAT, ""
-    if control.body is None or not control.body.msg_cd:
-        raise BadFrame("control frame: expected a heartbeat or body.msg_cd, found neither")
-    return control.body.msg_cd, control.body.msg1 or ""
-
-
-def _decode(parser: FrameParser, recv_ns: int, lines: Iterable[bytes]) -> Iterator[Decoded]:
+def _decode(venue: Venue, recv_ns: int, lines: Iterable[bytes]) -> Iterator[Decoded]:
+    parser = venue.make_parser(venue.decode_market, connection=0)
+    parser.keeps_all = True
+    describe: Describe | None = getattr(venue, "describe_event", None)
     with tempfile.TemporaryDirectory(prefix="sise-decode-") as directory:
         path = Path(directory) / "decode.ring"
         create_ring(path, ring=0, capacity_bytes=RING_BYTES, consumers=(("decode", GATING),))
@@ -99,10 +80,12 @@ def _decode(parser: FrameParser, recv_ns: int, lines: Iterable[bytes]) -> Iterat
         try:
             for frame in _frames(lines):
                 if parser.parse(ring, frame, recv_ns) < 0:  # the ring is empty, so it is not full: a control frame
-                    yield _control(frame)
+                    yield _control(venue, frame)
                     continue
                 while records := read_records(reader, MAX_RECORDS):
-                    yield from map(_shape, records)
+                    for record in records:
+                        if (shaped := _shape(record, describe)) is not None:
+                            yield shaped
                 reader.commit()
         finally:
             reader.close()
@@ -118,49 +101,47 @@ def _frames(lines: Iterable[bytes]) -> Iterator[bytes]:
         yield b""
 
 
-def _decode_json(frame: bytes) -> _Control:
+def _control(venue: Venue, frame: bytes) -> Decoded:
     try:
-        # venues send texts in other encodings too; that must not cost the code beside them
-        return msgspec.json.decode(frame.decode("utf-8", "replace"), type=_Control)
-    except msgspec.DecodeError as exc:
-        raise BadFrame(f"control frame: {exc}") from exc
-
-
-def _control(frame: bytes) -> Decoded:
-    try:
-        code, message = decode_control(frame)
+        said = venue.decode_control(frame)
     except BadFrame:
         return _quarantine(BAD_CONTROL, frame)
-    return {"kind": "control", "code": code, "message": message}
+    return {"kind": "control", "code": said.code, "message": "" if isinstance(said, Heartbeat) else said.text}
 
 
 def _quarantine(reason: int, frame: bytes) -> Decoded:
-    return {
-        "kind": "quarantine",
-        "reason": QUARANTINE_REASONS[reason],
-        "frame": frame.decode("utf-8", "backslashreplace"),
-    }
+    return {"kind": "quarantine", "reason": QUARANTINE_REASONS[reason], "frame": _text(frame)}
 
 
-def _shape(record: Decoded) -> Decoded:
+def _shape(record: Decoded, describe: Describe | None) -> Decoded | None:
+    """Return what is shown of *record*; None for the ring's own book-keeping."""
     if record["kind"] == "quarantine":
         shaped = _quarantine(record["reason"], record["frame"])
-    else:
+    elif record["kind"] in _KEYS:
         shaped = {
-            "kind": record["kind"],
+            "kind": record["type"] if record["kind"] == "event" else record["kind"],
             "venue": VENUE_NAMES[record["venue"]],
             "market": MARKET_NAMES[record["market"]],
             "symbol": record["symbol"],
             "time": _iso_time(record["exchange_ns"], record["utc_offset_min"]),
         }
-        keys = ("asks", "bids") if record["kind"] == "orderbook" else _TRADE_KEYS
-        shaped |= {key: record[key] for key in keys}
-    if flags := flag_names(record["flags"]):
-        shaped["flags"] = flags
+        shaped |= {key: record[key] for key in _KEYS[record["kind"]]}
+        if record["kind"] == "event":
+            if describe is not None:
+                shaped["fields"] = describe(record["type"], record["text"])
+            shaped["text"] = _text(record["text"])
+    else:
+        return None
+    for flag in flag_names(record["flags"]):
+        if flag in EXCHANGE_NAMES:
+            shaped["exchange"] = flag
+        else:
+            shaped.setdefault("flags", []).append(flag)
     return shaped
 
 
-_TRADE_KEYS = ("price", "volume", "cum_volume", "ask", "bid", "change_rate", "side")
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def _iso_time(exchange_ns: int, utc_offset_min: int) -> str:

@@ -1,8 +1,9 @@
 """`sise demo`: the whole daemon against real servers and the simulator, and the proof that nothing was lost.
 
-Starts PostgreSQL, Redis and the simulator on free ports, runs `sise run` as a user would, waits until everything that
-was offered has arrived everywhere, stops the daemon with SIGTERM, and compares the simulator's own journal with what
-was received, published and stored: counts by symbol, and every stored value, in SQL.
+Korean and US stocks of KIS, Korean stocks of Kiwoom and crypto of Upbit run side by side in one daemon. Starts
+PostgreSQL, Redis and the simulator on free ports, runs `sise run` as a user would, waits until everything that was
+offered has arrived everywhere, stops the daemon with SIGTERM, and compares the simulator's own journal with what was
+received, published and stored: counts by symbol, and every stored value, in SQL.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import redis
@@ -29,6 +30,11 @@ from daemon.errors import IngestError, Retryable
 from native_pipeline.counters import CountersBlock, percentile_us
 
 KINDS = ("trade", "orderbook")
+# Kiwoom's and Upbit's JSON costs the simulator several times what a KIS frame does: a small part of the rate each.
+JSON_SHARE = 0.02
+US_PART, MAX_US, MAX_KIWOOM, MAX_CRYPTO = 0.1, 20, 20, 10  # how many symbols beside the Korean ones of KIS
+US_KEYS = ("AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AVGO", "COST", "NFLX")
+CRYPTO_CODES = ("BTC", "ETH", "XRP", "SOL", "DOGE", "ADA", "TRX", "AVAX", "DOT", "LINK")
 SYMBOLS_PER_ACCOUNT = 20  # x 2 kinds = 40 registrations of the 41 that one session takes
 START_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 120.0
@@ -36,6 +42,8 @@ STOP_TIMEOUT_S = 40.0
 POLL_S = 0.2
 MIB = 1 << 20
 SHOWN_SYMBOLS = 10
+SHOWN_FINE_SYMBOLS = 3  # of each feed
+COUNTS = ("sent", "received", "published", "stored", "lost", "duplicated", "wrong")
 TABLE_WIDTH = 120  # where there is no terminal to ask
 
 
@@ -54,8 +62,10 @@ class DemoOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SymbolRow:
-    """One line of the verification table: records of one symbol, both kinds."""
+    """One line of the verification table: records of one symbol at one venue, both kinds."""
 
+    venue: str
+    market: str
     symbol: str
     sent: int
     received: int
@@ -103,7 +113,7 @@ def _run(options: DemoOptions, directory: Path, console: Console, stack: context
     simulator, address = _start_simulator(options, journal, directory)
     stack.callback(_end, simulator)
     config_path = directory / "sise.toml"
-    config_path.write_text(_config_text(options, directory, postgres.dsn, redis_server.url, address))
+    config_path.write_text(_config_text(options, directory, postgres.dsn, redis_server.url, address["venues"]))
     daemon = _start_daemon(config_path, directory)
     stack.callback(_end, daemon)
 
@@ -127,14 +137,36 @@ def _run(options: DemoOptions, directory: Path, console: Console, stack: context
     return 0 if is_fine else 1
 
 
-def symbol_codes(count: int) -> list[str]:
+class Group(NamedTuple):
+    """The symbols of one market at one venue."""
+
+    venue: str
+    market: str
+    symbols: list[str]
+    per_account: int
+
+
+def symbol_codes(count: int, first: int = 5930) -> list[str]:
     """Return *count* six-digit codes."""
-    return [f"{5930 + 10 * i:06d}" for i in range(count)]
+    return [f"{first + 10 * i:06d}" for i in range(count)]
 
 
-def _config_text(options: DemoOptions, directory: Path, dsn: str, redis_url: str, address: dict[str, Any]) -> str:
+def groups_of(count: int) -> list[Group]:
+    """Return what the demo collects when *count* Korean stocks of KIS are asked for."""
+    beside = max(1, round(count * US_PART))
+    us = [US_KEYS[i % len(US_KEYS)] + "ABCDEFGHIJ"[i // len(US_KEYS)] * (i >= len(US_KEYS)) for i in range(MAX_US)]
+    return [
+        Group("kis", "kr", symbol_codes(count), SYMBOLS_PER_ACCOUNT),
+        Group("kis", "us", [f"DNAS{symbol}" for symbol in us[: min(beside, MAX_US)]], SYMBOLS_PER_ACCOUNT),
+        Group("kiwoom", "kr", symbol_codes(min(beside, MAX_KIWOOM), 900_000), MAX_KIWOOM),
+        Group("upbit", "crypto", [f"KRW-{code}" for code in CRYPTO_CODES[: min(beside, MAX_CRYPTO)]], MAX_CRYPTO),
+    ]
+
+
+def _config_text(
+    options: DemoOptions, directory: Path, dsn: str, redis_url: str, venues: dict[str, dict[str, str]]
+) -> str:
     """The settings of the demo: as many accounts as the symbols need, one session each."""
-    symbols = symbol_codes(options.symbols)
     text = [
         f"data_dir = {json.dumps(str(directory / 'data'))}",
         f"workers = {options.workers}",
@@ -144,14 +176,17 @@ def _config_text(options: DemoOptions, directory: Path, dsn: str, redis_url: str
         "[ingest]\nsubscribe_interval_ms = 5  # the simulator does not mind",
         '[log]\nformat = "json"',
     ]
-    for number in range(0, len(symbols), SYMBOLS_PER_ACCOUNT):
-        name = f"demo-{number // SYMBOLS_PER_ACCOUNT}"
-        text.append(
-            f'[[accounts]]\nname = "{name}"\nvenue = "kis"\napp_key = "{name}-key"\napp_secret = "not-a-secret"\n'
-            f'ws_url = "{address["ws_url"]}"\nrest_url = "{address["rest_url"]}"\n'
-            f'[[feeds]]\naccount = "{name}"\nmarket = "kr"\nkinds = ["trade", "orderbook"]\n'
-            f"symbols = {json.dumps(symbols[number : number + SYMBOLS_PER_ACCOUNT])}"
-        )
+    for group in groups_of(options.symbols):
+        address = venues[group.venue]
+        for number in range(0, len(group.symbols), group.per_account):
+            name = f"{group.venue}-{group.market}-{number // group.per_account}"
+            text.append(
+                f'[[accounts]]\nname = "{name}"\nvenue = "{group.venue}"\n'
+                f'app_key = "{name}-key"\napp_secret = "not-a-secret"\n'
+                f'ws_url = "{address["ws_url"]}"\nrest_url = "{address["rest_url"]}"\n'
+                f'[[feeds]]\naccount = "{name}"\nmarket = "{group.market}"\nkinds = ["trade", "orderbook"]\n'
+                f"symbols = {json.dumps(group.symbols[number : number + group.per_account])}"
+            )
     return "\n".join(text) + "\n"
 
 
@@ -161,7 +196,8 @@ def _start_simulator(options: DemoOptions, journal: Path, directory: Path) -> tu
         *("--seconds", str(options.seconds)),
         *("--seed", str(options.seed)),
         *("--journal", str(journal)),
-        *("--start-after", str(options.symbols * len(KINDS))),
+        *("--venues", f"kis,kiwoom={JSON_SHARE},upbit={JSON_SHARE}"),
+        *("--start-after", str(sum(len(group.symbols) for group in groups_of(options.symbols)) * len(KINDS))),
     ]
     with (directory / "simulator.log").open("w") as errors:
         process = subprocess.Popen(  # noqa: S603 - the words are ours
@@ -320,24 +356,31 @@ def _tail(directory: Path) -> str:
     return "\n".join((directory / "daemon.log").read_text(errors="replace").splitlines()[-15:])
 
 
-# The oracle: the simulator's journal against the tables. A trade is known by its cumulative volume, an order book by
-# the size of its tenth ask, which the simulator uses as a running number.
+# The oracle: the simulator's journal against the tables. A trade is known by its cumulative volume, or in crypto by its
+# size in units of 1e-8, which the simulator gives to one trade only; an order book by the size of its tenth ask, which
+# the simulator uses as a running number.
 JOURNAL_SQL = """
 CREATE TEMP TABLE journal
-    (session text, kind text, symbol text, key bigint, price float8, size float8, sent_ns bigint)
+    (session text, kind text, symbol text, key bigint, price float8, size float8, sent_ns bigint,
+     venue text, market text, exchange text, fate text)
 """
 COMPARE_SQL = """
 WITH stored AS (
-    SELECT 'trade' AS kind, symbol, cum_volume::bigint AS key, price, volume AS size FROM market_ticks
+    SELECT venue, market, 'trade' AS kind, symbol, price, volume AS size,
+           CASE WHEN market = 'crypto' THEN round(volume * 1e8)::bigint ELSE cum_volume::bigint END AS key
+    FROM market_ticks
     UNION ALL
-    SELECT 'orderbook', symbol, ask_vol10::bigint, ask_price1, ask_vol1 FROM market_orderbook
+    SELECT venue, market, 'orderbook', symbol, ask_price1, ask_vol1, ask_vol10::bigint FROM market_orderbook
 ), matched AS (
-    SELECT kind, symbol, key, min(price) AS price, max(price) AS price_max, min(size) AS size, count(*) AS copies
-    FROM stored GROUP BY kind, symbol, key
+    SELECT venue, market, kind, symbol, key,
+           min(price) AS price, max(price) AS price_max, min(size) AS size, count(*) AS copies
+    FROM stored GROUP BY venue, market, kind, symbol, key
 ), received AS (
-    SELECT symbol, sum(received) AS records FROM ingest_ledger GROUP BY symbol
+    SELECT venue, symbol, sum(received) AS records FROM ingest_ledger GROUP BY venue, symbol
 )
-SELECT coalesce(j.symbol, m.symbol) AS symbol,
+SELECT coalesce(j.venue, m.venue) AS venue,
+       coalesce(j.market, m.market) AS market,
+       coalesce(j.symbol, m.symbol) AS symbol,
        count(j.key) AS sent,
        coalesce(max(r.records), 0) AS received,
        coalesce(sum(m.copies), 0) AS stored,
@@ -345,10 +388,10 @@ SELECT coalesce(j.symbol, m.symbol) AS symbol,
        coalesce(sum(m.copies - 1), 0) AS duplicated,
        count(*) FILTER (WHERE m.price <> j.price OR m.size <> j.size OR m.price_max <> j.price) AS wrong,
        count(*) FILTER (WHERE j.key IS NULL) AS unknown
-FROM journal j
-FULL JOIN matched m USING (kind, symbol, key)
-LEFT JOIN received r ON r.symbol = coalesce(j.symbol, m.symbol)
-GROUP BY 1 ORDER BY 1
+FROM (SELECT * FROM journal WHERE kind IN ('trade', 'orderbook')) j
+FULL JOIN matched m USING (venue, market, kind, symbol, key)
+LEFT JOIN received r ON r.symbol = coalesce(j.symbol, m.symbol) AND r.venue = coalesce(j.venue, m.venue)
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 
 
@@ -360,9 +403,10 @@ def _compare(dsn: str, redis_url: str, journal: Path) -> Iterator[SymbolRow]:
         with cursor.copy("COPY journal FROM STDIN (FORMAT csv, HEADER)") as copy, journal.open("rb") as file:
             while block := file.read(MIB):
                 copy.write(block)
-        for symbol, sent, received, stored, lost, duplicated, wrong, unknown in connection.execute(COMPARE_SQL):
-            counts = (sent, int(received), published.get(symbol, 0), int(stored), lost, int(duplicated))
-            yield SymbolRow(symbol, *counts, wrong + unknown)
+        for venue, market, symbol, *counts in connection.execute(COMPARE_SQL):
+            sent, received, stored, lost, duplicated, wrong, unknown = map(int, counts)
+            found = (sent, received, published.get(symbol, 0), stored, lost, duplicated)
+            yield SymbolRow(venue, market, symbol, *found, wrong + unknown)
 
 
 def _published_by_symbol(redis_url: str) -> dict[str, int]:
@@ -396,6 +440,7 @@ def _result(
         "quarantined": counters.total("records_quarantined"),
         "wrong": sum(row.wrong for row in rows),
         "unknown": sum(1 for row in rows if row.sent == 0),
+        "markets": _by_market(rows),
         "withheld": sent_totals.get("withheld", 0),
         "offered_rate": options.rate,
         "elapsed_s": round(elapsed_s, 3),
@@ -405,18 +450,30 @@ def _result(
     }
 
 
+def _by_market(rows: list[SymbolRow]) -> dict[str, dict[str, int]]:
+    """{"kis kr": {count: sum over its symbols}}."""
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        sums = found.setdefault(f"{row.venue} {row.market}", {"symbols": 0, **dict.fromkeys(COUNTS, 0)})
+        sums["symbols"] += 1
+        for name in COUNTS:
+            sums[name] += getattr(row, name)
+    return found
+
+
 def _print_table(console: Console, rows: list[SymbolRow], result: dict[str, Any], exit_code: int) -> None:
     table = Table(title="sent by the simulator = received = published = stored ?", title_justify="left")
-    for name in ("symbol", "sent", "received", "published", "stored", "lost", "duplicated", "wrong"):
-        table.add_column(name, justify="left" if name == "symbol" else "right")
-    worst = sorted(rows, key=lambda row: (row.is_fine, row.symbol))
-    for row in worst[:SHOWN_SYMBOLS]:
-        cells = dataclasses.astuple(row)
-        table.add_row(cells[0], *(f"{n:,}" for n in cells[1:]), style=None if row.is_fine else "bold red")
-    if len(rows) > SHOWN_SYMBOLS:
-        table.add_row(f"... {len(rows) - SHOWN_SYMBOLS} more", *[""] * 7, style="dim")
-    names = ("sent", "received", "published", "stored", "lost", "duplicated", "wrong")
-    table.add_row("total", *(f"{result[name]:,}" for name in names), style="bold")
+    for name in ("feed", "symbol", *COUNTS):
+        table.add_column(name, justify="left" if name in ("feed", "symbol") else "right")
+    for feed, sums in result["markets"].items():
+        of_feed = [row for row in rows if f"{row.venue} {row.market}" == feed]
+        worst = sorted(of_feed, key=lambda row: (row.is_fine, row.symbol))
+        for row in worst[: SHOWN_SYMBOLS if not worst[0].is_fine else SHOWN_FINE_SYMBOLS]:
+            cells = (f"{getattr(row, name):,}" for name in COUNTS)
+            table.add_row(feed, row.symbol, *cells, style=None if row.is_fine else "bold red")
+        title = f"all {sums['symbols']} symbols"
+        table.add_row(feed, title, *(f"{sums[name]:,}" for name in COUNTS), style="bold", end_section=True)
+    table.add_row("total", "", *(f"{result[name]:,}" for name in COUNTS), style="bold")
     console.print(table)
     latency = result["latency_us"]
     console.print(

@@ -1,6 +1,7 @@
 """`sise check`: everything that can be known to be wrong before the daemon starts, each with its reason."""
 
 import asyncio
+import datetime
 import functools
 import os
 import shutil
@@ -16,8 +17,10 @@ from daemon.config import Account, Config
 from daemon.errors import IngestError, Refused, first_line
 from daemon.ingest.connector import NetworkConnector
 from daemon.ingest.venues import venue_named
+from daemon.learned_limits import LearnedLimits
+from daemon.plan_text import describe_plan
 from daemon.rings import MIB, missing_bytes
-from daemon.shard_plan import Plan
+from daemon.shard_plan import Plan, limits_of
 
 CONNECT_TIMEOUT_S = 5
 
@@ -32,10 +35,10 @@ class Finding(NamedTuple):
 
 def run_checks(config: Config, plan: Plan) -> Iterator[Finding]:
     """Yield what was found, in the order in which an operator would fix it."""
-    used = {connection.account for worker in plan.workers for connection in worker.connections}
-    yield Finding(
-        "plan", True, f"{len(used)} connections, {sum(w.registrations() for w in plan.workers)} registrations"
-    )
+    used = {connection.account for connection in plan.connections()}
+    counts = f"{len(used)} connections, {sum(w.registrations() for w in plan.workers)} registrations"
+    left_out = f", {len(plan.left_out)} left out" if plan.left_out else ""
+    yield Finding("plan", True, counts + left_out)
     yield _one(f"data_dir {config.data_dir}", lambda: _check_disk(config))
     yield _one("database", lambda: _check_database(config))
     yield _one("redis", lambda: _check_redis(config))
@@ -43,6 +46,16 @@ def run_checks(config: Config, plan: Plan) -> Iterator[Finding]:
         if account.name in used:
             check = functools.partial(_check_account, account, config)
             yield _one(f"account {account.name} ({account.venue})", check)
+
+
+def plan_lines(config: Config, plan: Plan) -> list[str]:
+    """Return *plan* in words: sessions, workers, limits, what is learned, shared, doubled and left out."""
+    store = LearnedLimits(Path(config.data_dir))
+    names = [account.name for account in config.accounts]
+    learned = {name: found for name in names if (found := store.read(name)) is not None}
+    limits = limits_of(config, {name: found.limit for name, found in learned.items()})
+    files = {name: store.path(name) for name in learned}
+    return list(describe_plan(plan, config=config, limits=limits, learned=learned, file_of=files))
 
 
 def _one(name: str, check: Callable[[], str]) -> Finding:
@@ -88,7 +101,7 @@ def _check_account(account: Account, config: Config) -> str:
             connect_timeout_s=config.ingest.connect_timeout_s, max_frame_bytes=config.ingest.max_frame_bytes
         )
         status, body = await connector.post(venue.approval_request(account))
-        venue.decode_approval(status, body)
+        venue.decode_approval(status, body, datetime.datetime.now(datetime.UTC))
         url = urlsplit(venue.websocket_url(account))
         _, writer = await asyncio.wait_for(
             asyncio.open_connection(url.hostname, url.port or (443 if url.scheme == "wss" else 80)), CONNECT_TIMEOUT_S

@@ -1,42 +1,50 @@
 """The shard plan: feeds x symbols x accounts x limits -> connections -> workers.
 
 Pure. One account is one session is one connection, and a session belongs to exactly one worker. The plan holds no
-secrets: it names accounts, and the worker finds their credentials in its own configuration.
+secrets: it names accounts, and the worker finds their credentials in its own configuration. Given the plan before, the
+new one differs from it as little as possible: a reload touches only what was changed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from daemon.errors import ConfigError
 from daemon.ingest.venues import venue_named
+from daemon.placement import Demand, Placement, Shortage, Standing, place
 
 if TYPE_CHECKING:
-    from daemon.config import Account, Config
+    from daemon.config import Account, Config, Feed
+    from daemon.ingest.venues.venue import Venue
 
 FORBIDDEN_IN_SYMBOLS = frozenset('"\\^|')
+SIDES = ("a", "b")
+NAMED_ACCOUNTS = 4  # in an error message; more are counted
 
 
 class PlannedSubscription(msgspec.Struct, frozen=True):
-    """One registration: the venue's channel for (market, kind), and the symbol."""
+    """One registration. symbol: as the records carry it; channel and key: the venue's own words for it."""
 
     kind: str
+    market: str
+    exchange: str
     symbol: str
     channel: str
+    key: str
 
 
 class PlannedConnection(msgspec.Struct, frozen=True):
-    """One session: an account and everything that is registered through it."""
+    """One session: an account and everything that is registered through it, in this order."""
 
     account: str
     venue: str
-    market: str
     subscriptions: tuple[PlannedSubscription, ...]
 
     def kinds(self) -> frozenset[str]:
-        """Return the kinds of data that share this socket; more than one where the accounts allow no separation."""
+        """Return the kinds of data that share this socket."""
         return frozenset(subscription.kind for subscription in self.subscriptions)
 
 
@@ -51,86 +59,298 @@ class WorkerPlan(msgspec.Struct, frozen=True):
         return sum(len(connection.subscriptions) for connection in self.connections)
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """A registration for which no account has room. side: `a` or `b` of a redundant feed, else empty."""
+
+    feed: int
+    side: str
+    subscription: PlannedSubscription
+
+
 class Plan(msgspec.Struct, frozen=True):
     """The whole daemon. Workers without a connection are in it too: they keep the ring of an earlier plan served."""
 
     workers: tuple[WorkerPlan, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    single_socket: bool = False
+
+    def connections(self) -> Iterator[PlannedConnection]:
+        """Yield the connections of all workers."""
+        for worker in self.workers:
+            yield from worker.connections
 
 
-def make_plan(config: Config, *, source: str = "configuration") -> Plan:
-    """Return the plan for *config*. Raises ConfigError, naming *source*, when feeds do not fit their accounts."""
+class _Wanted(NamedTuple):
+    """A registration that a feed asks for, once for each side."""
+
+    feed: int
+    side: str
+    venue: str
+    subscription: PlannedSubscription
+    pool: tuple[str, ...]
+
+    @property
+    def stream(self) -> tuple[str, str, str]:
+        """What is the same data, whichever account carries it."""
+        return self.venue, self.subscription.channel, self.subscription.key
+
+
+def make_plan(
+    config: Config,
+    *,
+    source: str = "configuration",
+    learned: Mapping[str, int] | None = None,
+    before: Plan | None = None,
+    running: Collection[int] | None = None,
+    venues: Callable[[str], Venue] = venue_named,
+) -> Plan:
+    """Return the plan for *config*. Raises ConfigError, naming *source*, when feeds do not fit their accounts.
+
+    learned: limits by account that a venue has taught us; what does not fit because of them is left out and listed, as
+    is what a feed with `best_effort` has too much. before: the plan to stay close to. running: the workers that may
+    get connections, None for all of *config*.
+    """
     if not config.feeds:
         raise ConfigError(f"{source}: feeds: is empty: nothing would be collected")
+    used = {name for feed in config.feeds for name in accounts_of(feed)}
+    accounts = {account.name: account for account in config.accounts if account.name in used}
+    known = {name: _venue_of(account, venues, source) for name, account in accounts.items()}
+    wanted = _wanted(config, known, source)
+    documented = {
+        name: account.max_subscriptions or known[name].default_max_subscriptions for name, account in accounts.items()
+    }
+    placement = _place(config, wanted, documented, learned or {}, before, source)
     connections = [
-        connection
-        for account in config.accounts
-        if (connection := _plan_connection(config, account, source)) is not None
+        PlannedConnection(name, known[name].name, tuple(wanted[number].subscription for number in numbers))
+        for name, numbers in placement.placed.items()
+        if numbers
     ]
-    return Plan(workers=_spread(connections, config.workers))
+    left_out = tuple(LeftOut(w.feed, w.side, w.subscription) for w in (wanted[n] for n in placement.unplaced))
+    return Plan(_spread(connections, config.workers, before, running), left_out, config.single_socket)
 
 
-def _plan_connection(config: Config, account: Account, source: str) -> PlannedConnection | None:
-    """Return the session of *account*, None if no feed uses it."""
-    feeds = [feed for feed in config.feeds if feed.account == account.name]
-    if not feeds:
-        return None
+def accounts_of(feed: Feed) -> tuple[str, ...]:
+    """Return the names that the feed gives, in either of the two ways."""
+    return feed.accounts or (feed.account,)
+
+
+def limits_of(
+    config: Config, learned: Mapping[str, int], venues: Callable[[str], Venue] = venue_named
+) -> dict[str, int]:
+    """Return how many registrations each configured account may have."""
+    limits = {}
+    for account in config.accounts:
+        limit = account.max_subscriptions or venues(account.venue).default_max_subscriptions
+        limits[account.name] = min(limit, learned.get(account.name, limit))
+    return limits
+
+
+def _venue_of(account: Account, venues: Callable[[str], Venue], source: str) -> Venue:
+    """Return the venue of *account*, which has what the venue asks for."""
     try:
-        venue = venue_named(account.venue)
+        venue = venues(account.venue)
     except ConfigError as exc:
         raise ConfigError(f"{source}: {exc}") from exc
-    if venue.needs_approval_key:
-        _check_credentials(account, source)
-    markets = {feed.market for feed in feeds}
-    if len(markets) > 1:
-        raise ConfigError(
-            f"{source}: feeds.market: account {account.name!r} has feeds of {len(markets)} markets "
-            f"({', '.join(sorted(markets))}); use one account for each"
-        )
-    (market,) = markets
-    wanted: dict[PlannedSubscription, None] = {}  # a set that keeps the order of the file
-    for feed in feeds:
-        for kind in feed.kinds:
-            channel = venue.channel(market, kind)
-            if channel is None:
-                raise ConfigError(f"{source}: feeds.kinds: {account.venue} has no {kind} channel for market {market!r}")
-            for symbol in feed.symbols:
-                _check_symbol(symbol, source)
-            wanted.update({PlannedSubscription(kind, symbol, channel): None for symbol in feed.symbols})
-    _check_limit(account, len(wanted), source)
-    return PlannedConnection(account.name, account.venue, market, tuple(wanted))
-
-
-def _check_credentials(account: Account, source: str) -> None:
     for key, value in (("app_key", account.app_key), ("app_secret", account.app_secret)):
-        if not value.strip():
+        if venue.needs_approval_key and not value.strip():
             raise ConfigError(
                 f"{source}: accounts.{key}: account {account.name!r}: is empty, and {account.venue} asks for one"
             )
+    return venue
 
 
-def _check_symbol(symbol: str, source: str) -> None:
+# ---- what is wanted ---------------------------------------------------------------------------------------------
+
+
+def _wanted(config: Config, venues: Mapping[str, Venue], source: str) -> list[_Wanted]:
+    """Return every registration in the order of its claim to a place: what is best effort comes last."""
+    found: list[_Wanted] = []
+    for number in sorted(range(len(config.feeds)), key=lambda n: config.feeds[n].best_effort):
+        found += _wanted_by(config.feeds[number], number, venues, f"{source}: feeds[{number}]")
+    carriers: dict[tuple[str, str, str], list[_Wanted]] = {}
+    for wanted in found:
+        carriers.setdefault(wanted.stream, []).append(wanted)
+    for claims in carriers.values():
+        _check_claims(claims, config.feeds, source)
+    return found
+
+
+def _wanted_by(feed: Feed, number: int, venues: Mapping[str, Venue], at: str) -> Iterator[_Wanted]:
+    names = accounts_of(feed)
+    venue = venues[names[0]]
+    if any(venues[name].name != venue.name for name in names):
+        raise ConfigError(f"{at}.accounts: are of different venues; make a feed for each")
+    pools = {"": names}
+    if feed.redundancy == "ab" and len(names) > 1:
+        pools = {side: names[place::2] for place, side in enumerate(SIDES)}  # an account more changes no other's side
+    for symbol in feed.symbols:
+        _check_symbol(symbol, at)
+        for kind in feed.kinds:
+            subscription = _subscription(venue, feed, kind, symbol, at)
+            for side, pool in pools.items():
+                yield _Wanted(number, side, venue.name, subscription, pool)
+
+
+def _subscription(venue: Venue, feed: Feed, kind: str, symbol: str, at: str) -> PlannedSubscription:
+    try:
+        registration = venue.registration(feed.market, kind, feed.exchange, symbol)
+    except ConfigError as exc:
+        raise ConfigError(f"{at}.{str(exc).removeprefix('feeds.')}") from exc  # begins with the key
+    record_symbol = venue.record_symbol(registration)
+    return PlannedSubscription(kind, feed.market, feed.exchange, record_symbol, *registration)
+
+
+def _check_symbol(symbol: str, at: str) -> None:
     """Refuse what a ring record cannot hold, and what no venue's frame can contain."""
     if not symbol.isascii() or not symbol.isprintable() or FORBIDDEN_IN_SYMBOLS & set(symbol):
-        raise ConfigError(f'{source}: feeds.symbols: {symbol!r}: expected printable ASCII without " \\ ^ |')
+        raise ConfigError(f'{at}.symbols: {symbol!r}: expected printable ASCII without " \\ ^ |')
 
 
-def _check_limit(account: Account, registrations: int, source: str) -> None:
-    """Refuse a session that the venue would cut off at its limit."""
-    excess = registrations - account.max_subscriptions
-    if excess > 0:
-        accounts = -(-excess // account.max_subscriptions)
-        raise ConfigError(
-            f"{source}: feeds: account {account.name!r} takes {account.max_subscriptions} registrations, its feeds "
-            f"need {registrations}: {excess} too many; {accounts} more account{'s' if accounts > 1 else ''} needed"
-        )
+def _check_claims(claims: Sequence[_Wanted], feeds: Sequence[Feed], source: str) -> None:
+    """Refuse data that are collected twice without being asked to, or once although twice was asked for."""
+    first, last = claims[0], claims[-1]
+    at = f"{source}: feeds[{last.feed}]"
+    what = f"{last.subscription.symbol} ({last.subscription.kind})"
+    is_redundant = [feeds[claim.feed].redundancy == "ab" for claim in claims]
+    if len(claims) == 1:
+        if is_redundant[0]:
+            raise ConfigError(f"{at}.redundancy: {what} has one account; name two, or a second feed with redundancy")
+    elif not all(is_redundant):
+        raise ConfigError(f'{at}.symbols: {what} is collected twice, and redundancy is not "ab"')
+    elif len(claims) > len(SIDES):
+        raise ConfigError(f"{at}.symbols: {what} is collected {len(claims)} times; redundancy takes two accounts")
+    elif first.side == last.side == "" and first.feed == last.feed:
+        raise ConfigError(f"{at}.symbols: {what} is collected twice by one feed")
+    elif set(first.pool) & set(last.pool):
+        shared = sorted(set(first.pool) & set(last.pool))[0]
+        raise ConfigError(f"{at}.redundancy: account {shared!r} would carry both sides of {what}")
 
 
-def _spread(connections: list[PlannedConnection], workers: int) -> tuple[WorkerPlan, ...]:
-    """Give the largest session to the worker with the fewest registrations, and so on; ties go to the lowest number."""
+# ---- who carries it ----------------------------------------------------------------------------------------------
+
+
+def _place(
+    config: Config,
+    wanted: Sequence[_Wanted],
+    documented: Mapping[str, int],
+    learned: Mapping[str, int],
+    before: Plan | None,
+    source: str,
+) -> Placement:
+    """Return the numbers of *wanted* by account. Raises ConfigError if they do not fit the *documented* limits."""
+    earlier: dict[tuple[str, str, str], int] = {}
+    demands = []
+    for number, want in enumerate(wanted):
+        demands.append(Demand(want.subscription.kind, want.pool, earlier.get(want.stream, -1)))
+        earlier.setdefault(want.stream, number)
+    is_same_mode = before is not None and before.single_socket == config.single_socket
+    standing = _standing(wanted, before) if before is not None and is_same_mode else Standing()
+    capacity = {name: min(limit, learned.get(name, limit)) for name, limit in documented.items()}
+    is_separate = not config.single_socket
+    placement = place(demands, capacity, standing=standing, is_separate=is_separate)
+    if any(not config.feeds[wanted[number].feed].best_effort for number in placement.unplaced):
+        needed = [d for d, want in zip(demands, wanted, strict=True) if not config.feeds[want.feed].best_effort]
+        needed = [msgspec.structs.replace(demand, twin=-1) for demand in needed]
+        if shortages := place(needed, documented).shortages:
+            raise ConfigError(f"{source}: feeds: " + "; and ".join(_describe(s, documented) for s in shortages))
+    return placement
+
+
+def _standing(wanted: Sequence[_Wanted], before: Plan) -> Standing:
+    """Say in numbers of *wanted* what the plan *before* has."""
+    numbers: dict[tuple[str, PlannedSubscription], list[int]] = {}
+    for number, want in enumerate(wanted):
+        numbers.setdefault((want.venue, want.subscription), []).append(number)
+    accounts = {
+        connection.account: [
+            number
+            for subscription in connection.subscriptions
+            for number in numbers.get((connection.venue, subscription), ())
+            if connection.account in wanted[number].pool
+        ]
+        for connection in before.connections()
+    }
+    return Standing(accounts, _workers_of(before))
+
+
+def _workers_of(plan: Plan) -> dict[str, int]:
+    return {connection.account: worker.worker for worker in plan.workers for connection in worker.connections}
+
+
+def _describe(shortage: Shortage, limits: Mapping[str, int]) -> str:
+    names = shortage.accounts
+    is_one = len(names) == 1
+    missing = -(-shortage.excess // min(limits[name] for name in names))
+    listed = ", ".join(map(repr, names)) if len(names) <= NAMED_ACCOUNTS else str(len(names))
+    who = f"account {listed} takes" if is_one else f"accounts {listed} take"
+    if len(names) > NAMED_ACCOUNTS:
+        who = f"{listed} accounts take"
+    return (
+        f"{who} {shortage.capacity} registrations, {'its' if is_one else 'their'} feeds need {shortage.needed}: "
+        f"{shortage.excess} too many; {missing} more account{'s' if missing > 1 else ''} needed"
+    )
+
+
+# ---- which worker runs it -----------------------------------------------------------------------------------------
+
+
+def _spread(
+    connections: Sequence[PlannedConnection], workers: int, before: Plan | None, running: Collection[int] | None
+) -> tuple[WorkerPlan, ...]:
+    """Give each group of connections to one worker: the one that it had, else the one with the least to do.
+
+    Connections with the same data are one group: the process that has both can tell what is double. A plan before that
+    would leave a worker idle is not followed, unless the workers are running already.
+    """
+    groups = _groups(connections)
+    allowed = sorted(range(workers) if running is None else running)
+    had = {} if before is None or len(before.workers) != workers else _workers_of(before)
+    placed = _assign(groups, allowed, had)
+    if running is None and had and len({*placed}) < min(workers, len(groups)):
+        placed = _assign(groups, allowed, {})
     shards: list[list[PlannedConnection]] = [[] for _ in range(workers)]
-    loads = [0] * workers
-    for connection in sorted(connections, key=lambda c: -len(c.subscriptions)):
-        worker = loads.index(min(loads))
-        shards[worker].append(connection)
-        loads[worker] += len(connection.subscriptions)
+    for group, worker in sorted(zip(groups, placed, strict=True), key=lambda pair: -_size(pair[0])):
+        shards[worker] += group
     return tuple(WorkerPlan(worker, tuple(shard)) for worker, shard in enumerate(shards))
+
+
+def _size(group: Sequence[PlannedConnection]) -> int:
+    return sum(len(connection.subscriptions) for connection in group)
+
+
+def _groups(connections: Sequence[PlannedConnection]) -> list[list[PlannedConnection]]:
+    """Join the connections that have a registration in common, directly or through others."""
+    groups: list[tuple[set[tuple[str, str, str]], list[PlannedConnection]]] = []
+    for connection in connections:
+        streams = {(connection.venue, s.channel, s.key) for s in connection.subscriptions}
+        members = [connection]
+        apart = []
+        for group in groups:
+            if group[0] & streams:
+                streams |= group[0]
+                members = group[1] + members
+            else:
+                apart.append(group)
+        groups = [*apart, (streams, members)]
+    order = {connection.account: place for place, connection in enumerate(connections)}
+    return sorted((members for _, members in groups), key=lambda members: order[members[0].account])
+
+
+def _assign(groups: Sequence[Sequence[PlannedConnection]], allowed: Sequence[int], had: Mapping[str, int]) -> list[int]:
+    """Return the worker of each group; new ones from the largest on, each to the worker with the least to do."""
+    loads = dict.fromkeys(allowed, 0)
+    placed: dict[int, int] = {}
+    for number, group in enumerate(groups):
+        shares: dict[int, int] = {}
+        for connection in group:
+            worker = had.get(connection.account)
+            if worker in loads:
+                shares[worker] = shares.get(worker, 0) + len(connection.subscriptions)
+        if shares:
+            placed[number] = max(shares, key=lambda worker: shares[worker])
+            loads[placed[number]] += _size(group)
+    for number in sorted(range(len(groups)), key=lambda n: -_size(groups[n])):
+        if number not in placed:
+            placed[number] = min(loads, key=lambda worker: loads[worker])
+            loads[placed[number]] += _size(groups[number])
+    return [placed[number] for number in range(len(groups))]

@@ -27,6 +27,8 @@ cdef enum CopyTable:
     TABLE_GAPS
     TABLE_LEDGER
     TABLES
+    NO_TABLE = -1
+    NO_MEMORY = -2
 
 ctypedef struct row_buffer:
     char* data        # a COPY header, then whole rows
@@ -52,7 +54,7 @@ cdef class CopyBatch:
     cdef name_field kinds[NAMES]
     cdef name_field event_types[NAMES]
     cdef name_field exchanges[NAMES]     # by the flags of a record
-    cdef int8_t table_of[NAMES]          # by the kind of a record; -1: no table
+    cdef int8_t table_of[NAMES]          # by the kind of a record
 
     # Records taken, or -1 when memory ran out (the reader is then ahead of the batch).
     cdef int64_t take(self, RingReader reader, int64_t max_records) noexcept nogil

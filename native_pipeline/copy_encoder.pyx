@@ -57,6 +57,7 @@ cdef enum:
     FIXED_ROW_BYTES = 1024  # the widest, market_orderbook, has 49 fields: 2 + 44 x 12 + 28 + 3 x 64 < 800
     FETCH_BYTES = 1 << 20   # one window: small enough to stay in the second-level cache while it is encoded
     FIRST_BUFFER_BYTES = 1 << 16
+    FULL_TABLE_BYTES = 1 << 27  # 800,000 trades: a batch of the longest texts must not take all memory
     NUMBER_TEXT_BYTES = 32  # sign, 19 digits, E-255
 
 cdef int64_t UNIX_TO_POSTGRES_US = 946_684_800_000_000  # 1970-01-01 to 2000-01-01
@@ -284,7 +285,7 @@ cdef class CopyBatch:
         fill_names(self.sides, by_number(SIDE_NAMES, None))  # neither buy nor sell: NULL
         fill_names(self.exchanges, map(exchange_name, range(NAMES)))
         for number in range(NAMES):
-            self.table_of[<int>number] = _TABLE_IDS[_TABLE_OF_KIND[number]] if number in _TABLE_OF_KIND else -1
+            self.table_of[<int>number] = _TABLE_IDS[_TABLE_OF_KIND[number]] if number in _TABLE_OF_KIND else NO_TABLE
 
     def __dealloc__(self):
         cdef int table
@@ -295,6 +296,7 @@ cdef class CopyBatch:
     def append_from(self, RingReader reader not None, int64_t max_records) -> int:
         """Encode the next records of *reader*, at most *max_records*; return how many, 0 if it has none.
 
+        Fewer, or none, also if the rows of a table have reached 128 MiB: store the batch and clear it.
         reader: left uncommitted; its ring number becomes `source`.
         Raises BufferError while a block is being read, MemoryError if a buffer cannot grow: then the reader is ahead
         of the batch, which must not be committed.
@@ -312,29 +314,35 @@ cdef class CopyBatch:
         cdef const sise_record_header* record
         cdef int16_t source = <int16_t>reader.header.ring
         cdef int64_t taken = 0
-        while taken < max_records:
+        cdef int table
+        cdef bint is_full = False
+        for table in range(<int>TABLES):
+            is_full |= self.tables[table].size >= FULL_TABLE_BYTES
+        while taken < max_records and not is_full:
             record = reader.next()
             if record == NULL:
                 if reader.fetch(FETCH_BYTES) == 0:
                     break
                 continue
-            if self.append(record, source) < 0:
+            table = self.append(record, source)
+            if table == NO_MEMORY:
                 return -1
+            is_full = table >= 0 and self.tables[table].size >= FULL_TABLE_BYTES
             taken += 1
         self.records += taken
         return taken
 
     cdef int append(self, const sise_record_header* record, int16_t source) noexcept nogil:
-        """Append one record to the stream of its table; 0, or -1 if there is no memory. Unknown kinds have no table."""
+        """Append one record to the stream of its table, and return that; NO_TABLE: of an unknown kind, or NO_MEMORY."""
         cdef row_buffer* buffer
         cdef char* at
         cdef int table = self.table_of[record.kind]
         if table < 0:
-            return 0
+            return NO_TABLE
         buffer = &self.tables[table]
         at = room_for(buffer, FIXED_ROW_BYTES + TEXT_GROWTH * <size_t>record.length)
         if at == NULL:
-            return -1
+            return NO_MEMORY
         if table == TABLE_TICKS:
             at = self.put_trade(at, <const sise_trade*>record, source)
         elif table == TABLE_BOOKS:
@@ -349,9 +357,10 @@ cdef class CopyBatch:
             at = self.put_ledger(at, <const sise_ledger*>record, source)
         buffer.size = at - buffer.data
         buffer.rows += 1
-        if table <= TABLE_QUARANTINE:  # gap and ledger records are the worker's own, not received
-            return note_receipt(&self.received, record.recv_ns)
-        return 0
+        # gap and ledger records are the worker's own, not received
+        if table <= TABLE_QUARANTINE and note_receipt(&self.received, record.recv_ns) < 0:
+            return NO_MEMORY
+        return table
 
     cdef char* put_trade(self, char* at, const sise_trade* trade, int16_t source) noexcept nogil:
         at = put_int16(at, 16)

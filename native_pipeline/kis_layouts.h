@@ -33,7 +33,7 @@ typedef struct {
 
 /* first one row for each TR, then the others */
 #define SISE_KIS_TRS 45
-#define SISE_KIS_LAYOUTS 54
+#define SISE_KIS_LAYOUTS 62
 
 static const sise_kis_layout sise_kis_layouts[SISE_KIS_LAYOUTS] = {
     {
@@ -376,7 +376,7 @@ static const sise_kis_layout sise_kis_layouts[SISE_KIS_LAYOUTS] = {
     {
         .tr = "H0ZFASP0", /* Stock futures order book, 10 levels */
         .kind = SISE_BOOK, .type = 0, .market = 1, .flags = 0,
-        .min_width = 68, .max_width = 75, .narrower = 46,
+        .min_width = 68, .max_width = 75, .narrower = 54,
         .levels = 10, .utc_offset_min = 540, .buy = '1', .sell = '5',
         .present = 0xffffffffffu, .numbers = {2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61},
         .symbol = 0, .realtime_key = SISE_KIS_NO_FIELD, .time = 1, .date = SISE_KIS_NO_FIELD, .kst_time = SISE_KIS_NO_FIELD, .kst_date = SISE_KIS_NO_FIELD, .subsecond = SISE_KIS_NO_FIELD,
@@ -389,7 +389,7 @@ static const sise_kis_layout sise_kis_layouts[SISE_KIS_LAYOUTS] = {
     {
         .tr = "H0ZFANC0", /* Stock futures expected trade */
         .kind = SISE_EVENT, .type = SISE_EVENT_EXPECTED, .market = 1, .flags = 0,
-        .min_width = 8, .max_width = 13, .narrower = 47,
+        .min_width = 8, .max_width = 13, .narrower = 55,
         .levels = 0, .utc_offset_min = 540, .buy = '1', .sell = '5',
         .present = 0xbu, .numbers = {2, 7, 0, 5},
         .symbol = 0, .realtime_key = SISE_KIS_NO_FIELD, .time = 1, .date = SISE_KIS_NO_FIELD, .kst_time = SISE_KIS_NO_FIELD, .kst_date = SISE_KIS_NO_FIELD, .subsecond = SISE_KIS_NO_FIELD,
@@ -407,7 +407,7 @@ static const sise_kis_layout sise_kis_layouts[SISE_KIS_LAYOUTS] = {
     {
         .tr = "H0ZOASP0", /* Stock option order book, 10 levels, of which 6 to 10 are appended */
         .kind = SISE_BOOK, .type = 0, .market = 1, .flags = 0,
-        .min_width = 68, .max_width = 75, .narrower = 48,
+        .min_width = 68, .max_width = 75, .narrower = 56,
         .levels = 10, .utc_offset_min = 540, .buy = '1', .sell = '5',
         .present = 0xffffffffffu, .numbers = {2, 3, 4, 5, 6, 38, 39, 40, 41, 42, 22, 23, 24, 25, 26, 58, 59, 60, 61, 62, 7, 8, 9, 10, 11, 43, 44, 45, 46, 47, 27, 28, 29, 30, 31, 63, 64, 65, 66, 67},
         .symbol = 0, .realtime_key = SISE_KIS_NO_FIELD, .time = 1, .date = SISE_KIS_NO_FIELD, .kst_time = SISE_KIS_NO_FIELD, .kst_date = SISE_KIS_NO_FIELD, .subsecond = SISE_KIS_NO_FIELD,
@@ -473,7 +473,7 @@ static const sise_kis_layout sise_kis_layouts[SISE_KIS_LAYOUTS] = {
     {
         .tr = "H0EUANC0", /* KRX night option expected trade */
         .kind = SISE_EVENT, .type = SISE_EVENT_EXPECTED, .market = 1, .flags = 0,
-        .min_width = 8, .max_width = 13, .narrower = 49,
+        .min_width = 8, .max_width = 13, .narrower = 57,
         .levels = 0, .utc_offset_min = 540, .buy = '1', .sell = '5',
         .present = 0xbu, .numbers = {2, 7, 0, 5},
         .symbol = 0, .realtime_key = SISE_KIS_NO_FIELD, .time = 1, .date = SISE_KIS_NO_FIELD, .kst_time = SISE_KIS_NO_FIELD, .kst_date = SISE_KIS_NO_FIELD, .subsecond = SISE_KIS_NO_FIELD,
@@ -504,7 +504,7 @@ static const sise_kis_layout sise_kis_layouts[SISE_KIS_LAYOUTS] = {
     {
         .tr = "HDFSASP0", /* US stock order book, 10 levels */
         .kind = SISE_BOOK, .type = 0, .market = 2, .flags = 0,
-        .min_width = 17, .max_width = 17, .narrower = 0,
+        .min_width = 17, .max_width = 17, .narrower = 46,
         .levels = 1, .utc_offset_min = 540, .buy = '1', .sell = '5',
         .present = 0x40100401u, .numbers = {12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 13, 0, 0, 0, 0, 0, 0, 0, 0, 0},
         .symbol = 1, .realtime_key = 0, .time = 4, .date = 3, .kst_time = 6, .kst_date = 5, .subsecond = SISE_KIS_NO_FIELD,
@@ -513,6 +513,110 @@ static const sise_kis_layout sise_kis_layouts[SISE_KIS_LAYOUTS] = {
         .ask_size = {14},
         .bid_price = {11},
         .bid_size = {13},
+    },
+    {
+        .tr = "HDFSASP0", /* US stock order book, 10 levels */
+        .kind = SISE_BOOK, .type = 0, .market = 2, .flags = 0,
+        .min_width = 23, .max_width = 23, .narrower = 47,
+        .levels = 2, .utc_offset_min = 540, .buy = '1', .sell = '5',
+        .present = 0xc0300c03u, .numbers = {12, 18, 0, 0, 0, 0, 0, 0, 0, 0, 14, 20, 0, 0, 0, 0, 0, 0, 0, 0, 11, 17, 0, 0, 0, 0, 0, 0, 0, 0, 13, 19, 0, 0, 0, 0, 0, 0, 0, 0},
+        .symbol = 1, .realtime_key = 0, .time = 4, .date = 3, .kst_time = 6, .kst_date = 5, .subsecond = SISE_KIS_NO_FIELD,
+        .price = SISE_KIS_NO_FIELD, .size = SISE_KIS_NO_FIELD, .cum_volume = SISE_KIS_NO_FIELD, .best_ask = SISE_KIS_NO_FIELD, .best_bid = SISE_KIS_NO_FIELD, .change_rate = SISE_KIS_NO_FIELD, .side = SISE_KIS_NO_FIELD, .session = SISE_KIS_NO_FIELD,
+        .ask_price = {12, 18},
+        .ask_size = {14, 20},
+        .bid_price = {11, 17},
+        .bid_size = {13, 19},
+    },
+    {
+        .tr = "HDFSASP0", /* US stock order book, 10 levels */
+        .kind = SISE_BOOK, .type = 0, .market = 2, .flags = 0,
+        .min_width = 29, .max_width = 29, .narrower = 48,
+        .levels = 3, .utc_offset_min = 540, .buy = '1', .sell = '5',
+        .present = 0x1c0701c07u, .numbers = {12, 18, 24, 0, 0, 0, 0, 0, 0, 0, 14, 20, 26, 0, 0, 0, 0, 0, 0, 0, 11, 17, 23, 0, 0, 0, 0, 0, 0, 0, 13, 19, 25, 0, 0, 0, 0, 0, 0, 0},
+        .symbol = 1, .realtime_key = 0, .time = 4, .date = 3, .kst_time = 6, .kst_date = 5, .subsecond = SISE_KIS_NO_FIELD,
+        .price = SISE_KIS_NO_FIELD, .size = SISE_KIS_NO_FIELD, .cum_volume = SISE_KIS_NO_FIELD, .best_ask = SISE_KIS_NO_FIELD, .best_bid = SISE_KIS_NO_FIELD, .change_rate = SISE_KIS_NO_FIELD, .side = SISE_KIS_NO_FIELD, .session = SISE_KIS_NO_FIELD,
+        .ask_price = {12, 18, 24},
+        .ask_size = {14, 20, 26},
+        .bid_price = {11, 17, 23},
+        .bid_size = {13, 19, 25},
+    },
+    {
+        .tr = "HDFSASP0", /* US stock order book, 10 levels */
+        .kind = SISE_BOOK, .type = 0, .market = 2, .flags = 0,
+        .min_width = 35, .max_width = 35, .narrower = 49,
+        .levels = 4, .utc_offset_min = 540, .buy = '1', .sell = '5',
+        .present = 0x3c0f03c0fu, .numbers = {12, 18, 24, 30, 0, 0, 0, 0, 0, 0, 14, 20, 26, 32, 0, 0, 0, 0, 0, 0, 11, 17, 23, 29, 0, 0, 0, 0, 0, 0, 13, 19, 25, 31, 0, 0, 0, 0, 0, 0},
+        .symbol = 1, .realtime_key = 0, .time = 4, .date = 3, .kst_time = 6, .kst_date = 5, .subsecond = SISE_KIS_NO_FIELD,
+        .price = SISE_KIS_NO_FIELD, .size = SISE_KIS_NO_FIELD, .cum_volume = SISE_KIS_NO_FIELD, .best_ask = SISE_KIS_NO_FIELD, .best_bid = SISE_KIS_NO_FIELD, .change_rate = SISE_KIS_NO_FIELD, .side = SISE_KIS_NO_FIELD, .session = SISE_KIS_NO_FIELD,
+        .ask_price = {12, 18, 24, 30},
+        .ask_size = {14, 20, 26, 32},
+        .bid_price = {11, 17, 23, 29},
+        .bid_size = {13, 19, 25, 31},
+    },
+    {
+        .tr = "HDFSASP0", /* US stock order book, 10 levels */
+        .kind = SISE_BOOK, .type = 0, .market = 2, .flags = 0,
+        .min_width = 41, .max_width = 41, .narrower = 50,
+        .levels = 5, .utc_offset_min = 540, .buy = '1', .sell = '5',
+        .present = 0x7c1f07c1fu, .numbers = {12, 18, 24, 30, 36, 0, 0, 0, 0, 0, 14, 20, 26, 32, 38, 0, 0, 0, 0, 0, 11, 17, 23, 29, 35, 0, 0, 0, 0, 0, 13, 19, 25, 31, 37, 0, 0, 0, 0, 0},
+        .symbol = 1, .realtime_key = 0, .time = 4, .date = 3, .kst_time = 6, .kst_date = 5, .subsecond = SISE_KIS_NO_FIELD,
+        .price = SISE_KIS_NO_FIELD, .size = SISE_KIS_NO_FIELD, .cum_volume = SISE_KIS_NO_FIELD, .best_ask = SISE_KIS_NO_FIELD, .best_bid = SISE_KIS_NO_FIELD, .change_rate = SISE_KIS_NO_FIELD, .side = SISE_KIS_NO_FIELD, .session = SISE_KIS_NO_FIELD,
+        .ask_price = {12, 18, 24, 30, 36},
+        .ask_size = {14, 20, 26, 32, 38},
+        .bid_price = {11, 17, 23, 29, 35},
+        .bid_size = {13, 19, 25, 31, 37},
+    },
+    {
+        .tr = "HDFSASP0", /* US stock order book, 10 levels */
+        .kind = SISE_BOOK, .type = 0, .market = 2, .flags = 0,
+        .min_width = 47, .max_width = 47, .narrower = 51,
+        .levels = 6, .utc_offset_min = 540, .buy = '1', .sell = '5',
+        .present = 0xfc3f0fc3fu, .numbers = {12, 18, 24, 30, 36, 42, 0, 0, 0, 0, 14, 20, 26, 32, 38, 44, 0, 0, 0, 0, 11, 17, 23, 29, 35, 41, 0, 0, 0, 0, 13, 19, 25, 31, 37, 43, 0, 0, 0, 0},
+        .symbol = 1, .realtime_key = 0, .time = 4, .date = 3, .kst_time = 6, .kst_date = 5, .subsecond = SISE_KIS_NO_FIELD,
+        .price = SISE_KIS_NO_FIELD, .size = SISE_KIS_NO_FIELD, .cum_volume = SISE_KIS_NO_FIELD, .best_ask = SISE_KIS_NO_FIELD, .best_bid = SISE_KIS_NO_FIELD, .change_rate = SISE_KIS_NO_FIELD, .side = SISE_KIS_NO_FIELD, .session = SISE_KIS_NO_FIELD,
+        .ask_price = {12, 18, 24, 30, 36, 42},
+        .ask_size = {14, 20, 26, 32, 38, 44},
+        .bid_price = {11, 17, 23, 29, 35, 41},
+        .bid_size = {13, 19, 25, 31, 37, 43},
+    },
+    {
+        .tr = "HDFSASP0", /* US stock order book, 10 levels */
+        .kind = SISE_BOOK, .type = 0, .market = 2, .flags = 0,
+        .min_width = 53, .max_width = 53, .narrower = 52,
+        .levels = 7, .utc_offset_min = 540, .buy = '1', .sell = '5',
+        .present = 0x1fc7f1fc7fu, .numbers = {12, 18, 24, 30, 36, 42, 48, 0, 0, 0, 14, 20, 26, 32, 38, 44, 50, 0, 0, 0, 11, 17, 23, 29, 35, 41, 47, 0, 0, 0, 13, 19, 25, 31, 37, 43, 49, 0, 0, 0},
+        .symbol = 1, .realtime_key = 0, .time = 4, .date = 3, .kst_time = 6, .kst_date = 5, .subsecond = SISE_KIS_NO_FIELD,
+        .price = SISE_KIS_NO_FIELD, .size = SISE_KIS_NO_FIELD, .cum_volume = SISE_KIS_NO_FIELD, .best_ask = SISE_KIS_NO_FIELD, .best_bid = SISE_KIS_NO_FIELD, .change_rate = SISE_KIS_NO_FIELD, .side = SISE_KIS_NO_FIELD, .session = SISE_KIS_NO_FIELD,
+        .ask_price = {12, 18, 24, 30, 36, 42, 48},
+        .ask_size = {14, 20, 26, 32, 38, 44, 50},
+        .bid_price = {11, 17, 23, 29, 35, 41, 47},
+        .bid_size = {13, 19, 25, 31, 37, 43, 49},
+    },
+    {
+        .tr = "HDFSASP0", /* US stock order book, 10 levels */
+        .kind = SISE_BOOK, .type = 0, .market = 2, .flags = 0,
+        .min_width = 59, .max_width = 59, .narrower = 53,
+        .levels = 8, .utc_offset_min = 540, .buy = '1', .sell = '5',
+        .present = 0x3fcff3fcffu, .numbers = {12, 18, 24, 30, 36, 42, 48, 54, 0, 0, 14, 20, 26, 32, 38, 44, 50, 56, 0, 0, 11, 17, 23, 29, 35, 41, 47, 53, 0, 0, 13, 19, 25, 31, 37, 43, 49, 55, 0, 0},
+        .symbol = 1, .realtime_key = 0, .time = 4, .date = 3, .kst_time = 6, .kst_date = 5, .subsecond = SISE_KIS_NO_FIELD,
+        .price = SISE_KIS_NO_FIELD, .size = SISE_KIS_NO_FIELD, .cum_volume = SISE_KIS_NO_FIELD, .best_ask = SISE_KIS_NO_FIELD, .best_bid = SISE_KIS_NO_FIELD, .change_rate = SISE_KIS_NO_FIELD, .side = SISE_KIS_NO_FIELD, .session = SISE_KIS_NO_FIELD,
+        .ask_price = {12, 18, 24, 30, 36, 42, 48, 54},
+        .ask_size = {14, 20, 26, 32, 38, 44, 50, 56},
+        .bid_price = {11, 17, 23, 29, 35, 41, 47, 53},
+        .bid_size = {13, 19, 25, 31, 37, 43, 49, 55},
+    },
+    {
+        .tr = "HDFSASP0", /* US stock order book, 10 levels */
+        .kind = SISE_BOOK, .type = 0, .market = 2, .flags = 0,
+        .min_width = 65, .max_width = 65, .narrower = 0,
+        .levels = 9, .utc_offset_min = 540, .buy = '1', .sell = '5',
+        .present = 0x7fdff7fdffu, .numbers = {12, 18, 24, 30, 36, 42, 48, 54, 60, 0, 14, 20, 26, 32, 38, 44, 50, 56, 62, 0, 11, 17, 23, 29, 35, 41, 47, 53, 59, 0, 13, 19, 25, 31, 37, 43, 49, 55, 61, 0},
+        .symbol = 1, .realtime_key = 0, .time = 4, .date = 3, .kst_time = 6, .kst_date = 5, .subsecond = SISE_KIS_NO_FIELD,
+        .price = SISE_KIS_NO_FIELD, .size = SISE_KIS_NO_FIELD, .cum_volume = SISE_KIS_NO_FIELD, .best_ask = SISE_KIS_NO_FIELD, .best_bid = SISE_KIS_NO_FIELD, .change_rate = SISE_KIS_NO_FIELD, .side = SISE_KIS_NO_FIELD, .session = SISE_KIS_NO_FIELD,
+        .ask_price = {12, 18, 24, 30, 36, 42, 48, 54, 60},
+        .ask_size = {14, 20, 26, 32, 38, 44, 50, 56, 62},
+        .bid_price = {11, 17, 23, 29, 35, 41, 47, 53, 59},
+        .bid_size = {13, 19, 25, 31, 37, 43, 49, 55, 61},
     },
     {
         .tr = "H0ZFASP0", /* Stock futures order book, 10 levels */
@@ -571,7 +675,7 @@ static const sise_kis_layout sise_kis_layouts[SISE_KIS_LAYOUTS] = {
     {
         .tr = "H0ZFASP0", /* Stock futures order book, 10 levels */
         .kind = SISE_BOOK, .type = 0, .market = 1, .flags = 0,
-        .min_width = 68, .max_width = 75, .narrower = 46,
+        .min_width = 68, .max_width = 75, .narrower = 54,
         .levels = 10, .utc_offset_min = 540, .buy = '1', .sell = '5',
         .present = 0xffffffffffu, .numbers = {2, 3, 4, 5, 6, 38, 39, 40, 41, 42, 22, 23, 24, 25, 26, 58, 59, 60, 61, 62, 7, 8, 9, 10, 11, 43, 44, 45, 46, 47, 27, 28, 29, 30, 31, 63, 64, 65, 66, 67},
         .symbol = 0, .realtime_key = SISE_KIS_NO_FIELD, .time = 1, .date = SISE_KIS_NO_FIELD, .kst_time = SISE_KIS_NO_FIELD, .kst_date = SISE_KIS_NO_FIELD, .subsecond = SISE_KIS_NO_FIELD,

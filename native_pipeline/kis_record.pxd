@@ -35,6 +35,7 @@ from native_pipeline.scan cimport (
     scan_is_absent,
     scan_symbol,
     scan_yyyymmdd,
+    sise_decimals,
     sise_integers,
     sise_load64,
 )
@@ -108,11 +109,6 @@ cdef struct KisDays:
     KisDay kst
 
 
-# What goes to a record's header when all is known.
-cdef struct KisStamp:
-    int64_t exchange_ns
-    int16_t utc_offset_min
-    uint8_t flags
 
 
 cdef enum:
@@ -179,6 +175,10 @@ cdef extern from * nogil:
     }
     static_assert(offsetof(sise_record_header, flags) == 25, "header");
     static_assert(offsetof(sise_record_header, connection) == 30, "header");
+    static_assert(offsetof(sise_book, symbol) == offsetof(sise_trade, symbol), "book");
+    static_assert(offsetof(sise_event, symbol) == offsetof(sise_trade, symbol), "event");
+    static_assert(offsetof(sise_book, exchange_ns) == offsetof(sise_trade, exchange_ns), "book");
+    static_assert(offsetof(sise_event, exchange_ns) == offsetof(sise_trade, exchange_ns), "event");
     static_assert(offsetof(sise_event, price_scale) == 96 && offsetof(sise_event, text_is_cut) == 101, "event");
     """
     const int64_t SISE_KIS_NS_PER_S
@@ -274,7 +274,7 @@ cdef inline int64_t date_by_receipt(int64_t time_ns, int64_t offset_ns, int64_t 
 
 # The UTC offset of *local_ns*, from the same moment in Korea, to the quarter of an hour.
 cdef inline int read_offset(KisDays* days, const sise_kis_layout* layout, const KisFields* fields, int64_t local_ns,
-                            KisStamp* stamp, int* detail) noexcept nogil:
+                            int16_t* utc_offset_min, int* detail) noexcept nogil:
     cdef int32_t seconds = 0
     cdef int64_t kst_ns = 0, ahead_s, offset_min
     detail[0] = layout.kst_time
@@ -287,7 +287,7 @@ cdef inline int read_offset(KisDays* days, const sise_kis_layout* layout, const 
     offset_min = (ahead_s + OFFSET_STEP_S // 2) // OFFSET_STEP_S * (OFFSET_STEP_S // 60) + SISE_KIS_KST_OFFSET_MIN
     if offset_min < -MAX_OFFSET_MIN or offset_min > MAX_OFFSET_MIN:
         return REASON_BAD_DATE
-    stamp.utc_offset_min = <int16_t>offset_min
+    utc_offset_min[0] = <int16_t>offset_min
     return REASON_NONE
 
 
@@ -299,36 +299,35 @@ cdef inline bint is_realtime_key(const KisFields* fields, int position, int symb
             and memcmp(begin + REALTIME_KEY_BYTES, field_begin(fields, symbol), <size_t>size) == 0)
 
 
-# What all records have in common.
+# What all records have in common, and in the same place, which is that of a trade.
 cdef inline int read_identity(KisDays* days, const sise_kis_layout* layout, const KisFields* fields, int64_t recv_ns,
-                              char* symbol, KisStamp* stamp, int* detail) noexcept nogil:
+                              sise_trade* record, int16_t* utc_offset_min, int* detail) noexcept nogil:
     cdef int32_t seconds = 0
-    cdef int64_t offset_ns, time_ns, day_ns = 0
+    cdef int64_t time_ns, day_ns = 0
     cdef uint64_t fraction = 0
     cdef int reason
-    stamp.flags = layout.flags
-    stamp.utc_offset_min = layout.utc_offset_min
+    utc_offset_min[0] = layout.utc_offset_min
     detail[0] = layout.symbol
-    if not scan_symbol(field_begin(fields, layout.symbol), field_end(fields, layout.symbol), symbol):
+    if not scan_symbol(field_begin(fields, layout.symbol), field_end(fields, layout.symbol), record.symbol):
         return REASON_BAD_SYMBOL
     if layout.realtime_key != SISE_KIS_NO_FIELD and not is_realtime_key(fields, layout.realtime_key, layout.symbol):
         detail[0] = layout.realtime_key
         return REASON_BAD_SYMBOL
     if layout.time == SISE_KIS_NO_FIELD:
-        stamp.exchange_ns = recv_ns
+        record.exchange_ns = recv_ns
         return REASON_NONE
     detail[0] = layout.time
     if not scan_hhmmss(field_begin(fields, layout.time), field_end(fields, layout.time), &seconds):
         return REASON_BAD_TIME
     time_ns = seconds * SISE_KIS_NS_PER_S
     if layout.date == SISE_KIS_NO_FIELD:
-        stamp.exchange_ns = date_by_receipt(time_ns, layout.utc_offset_min * SISE_KIS_NS_PER_MIN, recv_ns)
+        record.exchange_ns = date_by_receipt(time_ns, layout.utc_offset_min * SISE_KIS_NS_PER_MIN, recv_ns)
         return REASON_NONE
     detail[0] = layout.date
     if not read_date(&days.local, fields, layout.date, &day_ns):
         return REASON_BAD_DATE
     if layout.kst_date != SISE_KIS_NO_FIELD:
-        reason = read_offset(days, layout, fields, day_ns + time_ns, stamp, detail)
+        reason = read_offset(days, layout, fields, day_ns + time_ns, utc_offset_min, detail)
         if reason != REASON_NONE:
             return reason
     if (layout.subsecond != SISE_KIS_NO_FIELD
@@ -336,8 +335,7 @@ cdef inline int read_identity(KisDays* days, const sise_kis_layout* layout, cons
             and scan_digits(fields.floor, field_begin(fields, layout.subsecond), field_end(fields, layout.subsecond),
                             &fraction)):
         time_ns += <int64_t>fraction * SUBSECOND_NS
-    offset_ns = stamp.utc_offset_min * SISE_KIS_NS_PER_MIN
-    stamp.exchange_ns = day_ns + time_ns - offset_ns
+    record.exchange_ns = day_ns + time_ns - utc_offset_min[0] * SISE_KIS_NS_PER_MIN
     return REASON_NONE
 
 
@@ -345,15 +343,11 @@ cdef inline int read_identity(KisDays* days, const sise_kis_layout* layout, cons
 
 # The plain integers are read all at once, what has a sign or a point one by one. The small fields go to the record
 # together: the checksum reads them again at once, and a load that spans young stores has to wait for them.
-cdef inline int read_trade(KisDays* days, const sise_kis_layout* layout, const KisFields* fields, int64_t recv_ns,
-                           sise_trade* trade, KisStamp* stamp, int* detail) noexcept nogil:
+cdef inline int read_trade(const sise_kis_layout* layout, const KisFields* fields, sise_trade* trade,
+                           int* detail) noexcept nogil:
     cdef uint8_t price_scale = 0, volume_scale = 0, cum_volume_scale = 0, ask_scale = 0, bid_scale = 0, change_scale = 0
     cdef uint64_t side, plain
     cdef char code
-    cdef int reason = read_identity(days, layout, fields, recv_ns, trade.symbol, stamp, detail)
-    if reason != REASON_NONE:
-        return reason
-    trade.exchange_ns = stamp.exchange_ns
     plain = sise_integers(fields.base, fields.begins, layout.numbers, TRADE_NUMBERS, &trade.price) & layout.present
     if not plain & PRICE or trade.price == 0:
         detail[0] = layout.price
@@ -404,18 +398,20 @@ cdef inline bint read_all_numbers(const sise_kis_layout* layout, const KisFields
                                   sise_book* book) noexcept nogil:
     cdef int64_t* numbers = sise_book_numbers(book)
     cdef uint8_t* scales = sise_book_scales(book)
-    cdef uint64_t plain = 0, rest
+    cdef uint64_t found = 0, rest
     cdef int number, side, i
     memset(scales, 0, ALL_LEVELS)
     if layout.levels == SISE_LEVELS:
-        plain = sise_integers(fields.base, fields.begins, layout.numbers, ALL_LEVELS, numbers)
+        found = sise_integers(fields.base, fields.begins, layout.numbers, ALL_LEVELS, numbers)
+        if found != layout.present:
+            found = sise_decimals(fields.base, fields.begins, layout.numbers, ALL_LEVELS, numbers, scales)
     else:
         memset(numbers, 0, ALL_LEVELS * sizeof(int64_t))
         for i in range(0, 4):
             side = i * SISE_LEVELS
-            plain |= sise_integers(fields.base, fields.begins, layout.numbers + side, layout.levels,
-                                   numbers + side) << side
-    rest = layout.present & ~plain
+            found |= sise_decimals(fields.base, fields.begins, layout.numbers + side, layout.levels,
+                                   numbers + side, scales + side) << side
+    rest = layout.present & ~found
     while rest:
         number = count_trailing_zeros(rest)
         rest &= rest - 1
@@ -424,13 +420,10 @@ cdef inline bint read_all_numbers(const sise_kis_layout* layout, const KisFields
     return True
 
 
-cdef inline int read_book(KisDays* days, const sise_kis_layout* layout, const KisFields* fields, int64_t recv_ns,
-                          sise_book* book, KisStamp* stamp, int* detail) noexcept nogil:
+cdef inline int read_book(const sise_kis_layout* layout, const KisFields* fields, sise_book* book, uint8_t* flags,
+                          int* detail) noexcept nogil:
     cdef char session
-    cdef int reason = read_identity(days, layout, fields, recv_ns, book.symbol, stamp, detail)
-    if reason != REASON_NONE:
-        return reason
-    book.exchange_ns = stamp.exchange_ns
+    cdef int reason
     if not read_all_numbers(layout, fields, book):   # once more, in the order in which a refusal is told
         reason = read_levels(fields, layout.levels, layout.ask_price, layout.ask_size, book.ask_price, book.ask_size,
                              book.ask_price_scale, book.ask_size_scale, detail)
@@ -443,24 +436,19 @@ cdef inline int read_book(KisDays* days, const sise_kis_layout* layout, const Ki
     if (book.ask_price[0] > 0 and book.bid_price[0] > 0
             and sise_decimal_above(book.bid_price[0], book.bid_price_scale[0],
                                    book.ask_price[0], book.ask_price_scale[0])):
-        stamp.flags |= SISE_FLAG_CROSSED
+        flags[0] |= SISE_FLAG_CROSSED
     session = read_code(fields, layout.session)
     if c'A' <= session <= c'D':
-        stamp.flags |= SISE_FLAG_AUCTION
+        flags[0] |= SISE_FLAG_AUCTION
     return REASON_NONE
 
 
-# Everything but symbol and time may be left out; what is there must be a number that makes sense. A price of 0 is none.
+# Each number may be left out; what is there must be a number that makes sense. A price of 0 is none.
 # The text is not copied here, only described.
-cdef inline int read_event(KisDays* days, const sise_kis_layout* layout, const KisFields* fields, int64_t recv_ns,
-                           sise_event* event, uint16_t text_bytes, bint text_is_cut, KisStamp* stamp,
-                           int* detail) noexcept nogil:
+cdef inline int read_event(const sise_kis_layout* layout, const KisFields* fields, sise_event* event,
+                           uint16_t text_bytes, bint text_is_cut, int* detail) noexcept nogil:
     cdef uint8_t price_scale = 0, volume_scale = 0, cum_volume_scale = 0, change_scale = 0
     cdef uint64_t plain
-    cdef int reason = read_identity(days, layout, fields, recv_ns, event.symbol, stamp, detail)
-    if reason != REASON_NONE:
-        return reason
-    event.exchange_ns = stamp.exchange_ns
     plain = sise_integers(fields.base, fields.begins, layout.numbers, EVENT_NUMBERS, &event.price) & layout.present
     if not plain & PRICE and not read_missing_or_positive(fields, layout.price, &event.price, &price_scale):
         detail[0] = layout.price

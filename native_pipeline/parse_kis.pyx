@@ -9,7 +9,7 @@ compiler.
 """
 
 cimport cython
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memset
 
@@ -21,11 +21,11 @@ from native_pipeline.kis_record cimport (
     SISE_KIS_TR_BYTES,
     SISE_KIS_TRS,
     KisFields,
-    KisStamp,
     field_begin,
     field_end,
     read_book,
     read_event,
+    read_identity,
     read_trade,
     sise_kis_layout,
     sise_kis_layouts,
@@ -58,6 +58,8 @@ from native_pipeline.scan cimport (
     scan_hhmmss,
     scan_symbol,
     scan_yyyymmdd,
+    sise_decimals,
+    sise_decimals_portable,
     sise_find,
     sise_find_portable,
     sise_find_sse2,
@@ -76,6 +78,7 @@ cdef enum:
     TEXT_MAX = 65535            # bytes of its own text that an event keeps
     COUNT_MAX = 1000000         # of records; more digits than that are no count
     REPLAY_PREFIX_BYTES = 15    # "0|H0STCNT0|001|"
+    PROBE_PREFIX_BYTES = 9      # that a method may read in front of the fields
     FIRST_ROOM = 4096           # fields of a frame before the first growth
     MAX_PAYLOAD = 1 << 20       # a frame beyond this is no market data: a ring keeps no more of it in quarantine
 
@@ -298,8 +301,9 @@ cdef class KisParser(FrameParser):
     # Commit one record; REASON_NONE, or why it was not, with *detail*; -1 if the ring is full.
     cdef inline int append_record(self, RingWriter ring, const sise_kis_layout* layout, const KisFields* fields,
                                   uint32_t width, int64_t recv_ns, int* detail) noexcept nogil:
-        cdef KisStamp stamp
         cdef int reason
+        cdef int16_t utc_offset_min
+        cdef uint8_t flags = layout.flags
         cdef bint is_event = layout.kind != SISE_TRADE and layout.kind != SISE_BOOK
         cdef Py_ssize_t text = text_size(fields, width) if is_event else 0
         cdef uint32_t kept = <uint32_t>min(text, <Py_ssize_t>TEXT_MAX)
@@ -307,17 +311,19 @@ cdef class KisParser(FrameParser):
         if header == NULL:
             return -1
         header.recv_ns = recv_ns
+        reason = read_identity(&self.days, layout, fields, recv_ns, <sise_trade*>header, &utc_offset_min, detail)
+        if reason != REASON_NONE:
+            return reason
         if layout.kind == SISE_TRADE:
-            reason = read_trade(&self.days, layout, fields, recv_ns, <sise_trade*>header, &stamp, detail)
+            reason = read_trade(layout, fields, <sise_trade*>header, detail)
         elif layout.kind == SISE_BOOK:
-            reason = read_book(&self.days, layout, fields, recv_ns, <sise_book*>header, &stamp, detail)
+            reason = read_book(layout, fields, <sise_book*>header, &flags, detail)
         else:
-            reason = read_event(&self.days, layout, fields, recv_ns, <sise_event*>header, <uint16_t>kept, kept < text,
-                                &stamp, detail)
+            reason = read_event(layout, fields, <sise_event*>header, <uint16_t>kept, kept < text, detail)
             memcpy(<char*>header + sizeof(sise_event), field_begin(fields, 0), kept)
         if reason == REASON_NONE:
-            sise_kis_store_origin(header, layout.kind, stamp.flags, self.venue, self.market_of(layout),
-                                  stamp.utc_offset_min, self.connection)
+            sise_kis_store_origin(header, layout.kind, flags, self.venue, self.market_of(layout), utc_offset_min,
+                                  self.connection)
             self.commit_record(ring, header, 0)
         return reason
 
@@ -381,7 +387,7 @@ def native_layouts() -> dict:
         if alternative:
             name += ":" + alternative
         elif i >= SISE_KIS_TRS:
-            name += ".narrow"
+            name += f".{layout.max_width}"
         table[name] = native_layout(layout)
     return table
 
@@ -441,10 +447,20 @@ def probe_separators(const unsigned char[::1] text not None, char separator) -> 
 
 def probe_integers(bytes frame not None, list begins not None, list numbers not None) -> list:
     """Return [(values or None)] of the fields *numbers*, by the widest method here and without SIMD."""
+    return probe_numbers(frame, begins, numbers, False)
+
+
+def probe_decimals(bytes frame not None, list begins not None, list numbers not None) -> list:
+    """Return [((mantissa, scale) or None)] of the fields *numbers*, by the widest method here and without SIMD."""
+    return probe_numbers(frame, begins, numbers, True)
+
+
+cdef list probe_numbers(bytes frame, list begins, list numbers, bint decimals):
     cdef uint32_t offsets[128]
     cdef uint8_t positions[64]
+    cdef uint8_t scales[64]
     cdef int64_t values[64]
-    cdef const char* data = frame
+    cdef const char* base = <const char*>frame + PROBE_PREFIX_BYTES
     cdef int count = <int>len(numbers)
     cdef uint64_t plain
     for i, begin in enumerate(begins):
@@ -453,10 +469,17 @@ def probe_integers(bytes frame not None, list begins not None, list numbers not 
     for i, number in enumerate(numbers):
         positions[i] = number
     found = []
-    for method in range(2):
-        if method == 0:
-            plain = sise_integers(data + 8, offsets, positions, count, values)
+    for is_widest in (True, False):
+        if decimals and is_widest:
+            plain = sise_decimals(base, offsets, positions, count, values, scales)
+        elif decimals:
+            plain = sise_decimals_portable(base, offsets, positions, count, values, scales)
+        elif is_widest:
+            plain = sise_integers(base, offsets, positions, count, values)
         else:
-            plain = sise_integers_portable(data + 8, offsets, positions, count, values)
-        found.append([values[i] if plain >> i & 1 else None for i in range(count)])
+            plain = sise_integers_portable(base, offsets, positions, count, values)
+        if decimals:
+            found.append([(values[i], scales[i]) if plain >> i & 1 else None for i in range(count)])
+        else:
+            found.append([values[i] if plain >> i & 1 else None for i in range(count)])
     return found

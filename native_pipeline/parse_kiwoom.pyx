@@ -71,6 +71,7 @@ from native_pipeline.scan_json cimport (
 
 
 cdef enum:
+    MARKET_KR = 1               # id in the market registry: all that this venue has
     KST_OFFSET_MIN = 540
     FIRST_ENTRIES = 8
     MAX_ENTRIES = 4096          # of one push; there are at most as many as registrations, in practice a few
@@ -484,7 +485,7 @@ cdef class KiwoomParser(FrameParser):
 
     def __init__(self, *, uint8_t venue, uint8_t market=0, uint16_t connection=0):
         self.venue = venue
-        self.market = market
+        self.market = market or MARKET_KR
         self.connection = connection
 
     def __dealloc__(self):

@@ -89,6 +89,7 @@ cdef enum:
     NAME_SLOTS = 256
 
 cdef int64_t NS_PER_MS = 1000000
+cdef uint64_t UNNUMBERED = <uint64_t>1 << 63   # the venue's numbers are below
 cdef int64_t MAX_TIME_MS = 9223372036854   # whose nanoseconds fit an int64
 
 
@@ -514,7 +515,8 @@ cdef class UpbitParser(FrameParser):
             side = SISE_SIDE_SELL
         sise_store_trade_tail(trade, numbers[ROLE_PRICE].scale, numbers[ROLE_VOLUME].scale, 0, ask_scale, bid_scale,
                               change_scale, side)
-        return self.commit_record(ring, &trade.header, <uint64_t>identity)
+        # without a number of its own a trade is told from every other: none may be dropped for being like another
+        return self.commit_record(ring, &trade.header, <uint64_t>identity if identity else UNNUMBERED | ring.next_seq)
 
     cdef int append_book(self, RingWriter ring, const UpbitMessage* message, int64_t recv_ns, int* reason,
                          int* detail) noexcept nogil:
@@ -546,8 +548,7 @@ cdef class UpbitParser(FrameParser):
                           Py_ssize_t text_bytes, int64_t recv_ns, int* reason) noexcept nogil:
         cdef const JsonNumber* numbers = &message.numbers[0]
         cdef const UpbitText* code = text_of(message, ROLE_CODE)
-        cdef uint64_t kept = min(<uint64_t>text_bytes, <uint64_t>MAX_TEXT,
-                                 (ring.capacity >> 3) - sizeof(sise_event) - 8)   # reserve() gives no more
+        cdef uint64_t kept = min(<uint64_t>text_bytes, <uint64_t>MAX_TEXT)   # the smallest ring has room for it
         cdef sise_event* event = <sise_event*>ring.reserve(<uint32_t>(sizeof(sise_event) + kept))
         if event is NULL:
             return PARSE_RING_FULL

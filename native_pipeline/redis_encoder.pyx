@@ -1,10 +1,10 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """Step 5 of 6 in the life of a tick: ring records become one Redis transaction, and its replies are checked.
 
-Before: `ring`, read by `daemon/sinks/publisher.py`. After: Redis. A transaction holds a PUBLISH for each trade,
-order book and event, the counters of what it publishes, and the position it reaches in each ring: all of it happens or nothing,
-so a publisher that is killed in between neither repeats nor skips. Numbers are printed as the exact decimals that the
-venue sent. `tests/reference/redis_messages.py` says the same slowly.
+Before: `ring`, read by `daemon/sinks/publisher.py`. After: Redis. A transaction holds a PUBLISH for each trade, order
+book and event, the counters of what it publishes, and the position it reaches in each ring: all of it happens or
+nothing, so a publisher that is killed in between neither repeats nor skips. Numbers are printed as the exact decimals
+that the venue sent. `tests/reference/redis_messages.py` says the same slowly.
 """
 
 import json
@@ -49,6 +49,7 @@ cdef enum:
     COMMAND_ROOM_BYTES = 512      # one INCRBY, HINCRBY or EXPIRE
     FETCH_BYTES = 1 << 20
     FIRST_BUFFER_BYTES = 1 << 20  # about 3,000 trades
+    FULL_BYTES = 1 << 26          # 200,000 trades: a batch of the longest texts must not take all memory
     FIRST_COUNTS = 1024
     MAX_NAME_BYTES = 60
 
@@ -296,6 +297,7 @@ cdef class PublishBatch:
     def append_from(self, RingReader reader not None, int64_t max_records) -> int:
         """Encode the next records of *reader*, at most *max_records*; return how many it took, 0 if it has none.
 
+        Fewer, or none, also if the messages have reached 64 MiB: publish the batch and clear it.
         reader: left uncommitted. Records that are no market data are taken without a message.
         Raises BufferError while a payload is being read, MemoryError if a buffer cannot grow: then the reader is ahead
         of the batch, which must not be published.
@@ -327,7 +329,7 @@ cdef class PublishBatch:
         for i in range(self.rings_used):
             if self.rings[i].ring == ring:
                 progress = &self.rings[i]
-        while taken < max_records:
+        while taken < max_records and self.buffer.size < FULL_BYTES:
             record = reader.next()
             if record == NULL:
                 if reader.fetch(FETCH_BYTES) == 0:

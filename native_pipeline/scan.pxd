@@ -20,6 +20,10 @@ cdef extern from "scan_simd.h" nogil:
     uint64_t sise_integers(const char* base, const uint32_t* begins, const uint8_t* numbers, int count, int64_t* values)
     uint64_t sise_integers_portable(const char* base, const uint32_t* begins, const uint8_t* numbers, int count,
                                     int64_t* values)
+    uint64_t sise_decimals(const char* base, const uint32_t* begins, const uint8_t* numbers, int count, int64_t* values,
+                           uint8_t* scales)
+    uint64_t sise_decimals_portable(const char* base, const uint32_t* begins, const uint8_t* numbers, int count,
+                                    int64_t* values, uint8_t* scales)
     size_t sise_find(const char* p, size_t n, char c, uint32_t* behind)
     size_t sise_find_sse2(const char* p, size_t n, char c, uint32_t* behind)
     size_t sise_find_portable(const char* p, size_t n, char c, uint32_t* behind)

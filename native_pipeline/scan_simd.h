@@ -229,7 +229,7 @@ static int sise_avx512 = -1;
 
 static inline int sise_has_avx512(void) {
     if (__builtin_expect(sise_avx512 < 0, 0))
-        sise_avx512 = __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512bw") &&
+        sise_avx512 = __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
                       __builtin_cpu_supports("bmi2");
     return sise_avx512;
 }
@@ -268,6 +268,23 @@ static inline uint64_t sise_integers_portable(const char *base, const uint32_t *
     return found;
 }
 
+/* The same of plain decimals: 1..8 digits that may have a point between them. How many digits are behind it goes to
+ * scales[0..count-1]. 9 bytes in front of *base* can be read. */
+
+static inline uint64_t sise_decimals_portable(const char *base, const uint32_t *begins, const uint8_t *numbers,
+                                              int count, int64_t *values, uint8_t *scales) {
+    uint64_t found = 0;
+    for (int i = 0; i < count; i++) {
+        const uint32_t begin = begins[numbers[i]], end = begins[numbers[i] + 1] - 1;
+        const char first = base[begin];
+        if (end - begin - 1 < 9 && first != '+' && first != '-' && first != '.' &&
+            (end - begin < 9 ? sise_short_decimal(base + end - 8, (int)(end - begin), values + i, scales + i)
+                             : sise_long_decimal(base + end - 16, 9, values + i, scales + i) && scales[i]))
+            found |= 1ull << i;
+    }
+    return found;
+}
+
 #if SISE_SIMD
 
 __attribute__((target("avx512f,avx512bw,avx512vbmi2,bmi2,popcnt"))) static uint64_t
@@ -299,10 +316,58 @@ sise_integers_avx512(const char *base, const uint32_t *begins, const uint8_t *nu
     return found;
 }
 
+__attribute__((target("avx512f,avx512bw,avx512cd,avx512vbmi2,bmi2,popcnt"))) static uint64_t
+sise_decimals_avx512(const char *base, const uint32_t *begins, const uint8_t *numbers, int count, int64_t *values,
+                     uint8_t *scales) {
+    const __m512i zeros = _mm512_set1_epi8('0'), one = _mm512_set1_epi64(1), eight = _mm512_set1_epi64(8);
+    const __m512i top = _mm512_set1_epi8((char)0x80), ones = _mm512_set1_epi64(-1);
+    uint64_t found = 0;
+    for (int i = 0; i < count; i += 8) {
+        const __mmask8 lanes = count - i >= 8 ? 0xff : (__mmask8)((1u << (count - i)) - 1);
+        const __m256i fields = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(numbers + i)));
+        const __m512i bounds = _mm512_i32gather_epi64(fields, begins, 4);
+        const __m512i behind = _mm512_srli_epi64(bounds, 32);
+        const __m512i length = _mm512_sub_epi64(
+            behind, _mm512_add_epi64(_mm512_and_si512(bounds, _mm512_set1_epi64(0xffffffff)), one));
+        /* the last 8 characters, and the 8 in front of the last: with a point, the digits in front of it are there */
+        const __m512i last = _mm512_i64gather_epi64(behind, base - 9, 1);
+        const __m512i shifted = _mm512_i64gather_epi64(behind, base - 10, 1);
+        const __m512i in_front =
+            _mm512_slli_epi64(_mm512_max_epi64(_mm512_sub_epi64(eight, length), _mm512_setzero_si512()), 3);
+        const __m512i own = _mm512_sllv_epi64(_mm512_srlv_epi64(last, in_front), in_front);
+        const __m512i point = _mm512_maskz_mov_epi8(_mm512_cmpeq_epi8_mask(own, _mm512_set1_epi8('.')), top);
+        const __mmask8 pointed = _mm512_test_epi64_mask(point, point);
+        const __m512i scale = _mm512_maskz_srli_epi64(pointed, _mm512_lzcnt_epi64(point), 3);
+        /* bits of the characters up to the highest point */
+        const __m512i up_to = _mm512_maskz_srlv_epi64(pointed, ones, _mm512_slli_epi64(scale, 3));
+        const __m512i digits = _mm512_mask_sub_epi64(length, pointed, length, one);
+        const __m512i unused = _mm512_slli_epi64(_mm512_sub_epi64(eight, digits), 3);
+        const __mmask8 fit = _mm512_mask_cmplt_epu64_mask(lanes, _mm512_sub_epi64(digits, one), eight) &
+                             ~(pointed & _mm512_cmpeq_epi64_mask(scale, _mm512_setzero_si512())) &
+                             ~(pointed & _mm512_cmpeq_epi64_mask(scale, digits));
+        __m512i word = _mm512_xor_si512(_mm512_ternarylogic_epi64(up_to, shifted, last, 0xca), zeros);
+        __mmask8 bad;
+        word = _mm512_sllv_epi64(_mm512_srlv_epi64(word, unused), unused);
+        bad = _mm512_test_epi64_mask(_mm512_or_si512(_mm512_add_epi8(word, _mm512_set1_epi8(0x76)), word), top);
+        word = _mm512_maddubs_epi16(word, _mm512_set1_epi16(0x010a));
+        word = _mm512_madd_epi16(word, _mm512_set1_epi32(0x00010064));
+        word = _mm512_add_epi64(_mm512_mul_epu32(word, _mm512_set1_epi64(10000)), _mm512_srli_epi64(word, 32));
+        _mm512_mask_storeu_epi64(values + i, lanes, word);
+        _mm512_mask_cvtepi64_storeu_epi8(scales + i, lanes, scale);
+        found |= (uint64_t)(__mmask8)(fit & ~bad) << i;
+    }
+    return found;
+}
+
 static inline uint64_t sise_integers(const char *base, const uint32_t *begins, const uint8_t *numbers, int count,
                                      int64_t *values) {
     return sise_has_avx512() ? sise_integers_avx512(base, begins, numbers, count, values)
                              : sise_integers_portable(base, begins, numbers, count, values);
+}
+static inline uint64_t sise_decimals(const char *base, const uint32_t *begins, const uint8_t *numbers, int count,
+                                     int64_t *values, uint8_t *scales) {
+    return sise_has_avx512() ? sise_decimals_avx512(base, begins, numbers, count, values, scales)
+                             : sise_decimals_portable(base, begins, numbers, count, values, scales);
 }
 
 #else
@@ -310,6 +375,10 @@ static inline uint64_t sise_integers(const char *base, const uint32_t *begins, c
 static inline uint64_t sise_integers(const char *base, const uint32_t *begins, const uint8_t *numbers, int count,
                                      int64_t *values) {
     return sise_integers_portable(base, begins, numbers, count, values);
+}
+static inline uint64_t sise_decimals(const char *base, const uint32_t *begins, const uint8_t *numbers, int count,
+                                     int64_t *values, uint8_t *scales) {
+    return sise_decimals_portable(base, begins, numbers, count, values, scales);
 }
 
 #endif

@@ -104,6 +104,7 @@ def native_ns(frames: list[bytes], records: int, repeats: int, directory: Path) 
     path = directory / "bench.ring"
     create_ring(path, ring=0, capacity_bytes=RING_BYTES, consumers=())
     ring, parser = RingWriter(path), KisParser(venue=VENUE, market=MARKET)
+    parser.keeps_all = True
     reads = [frames[at : at + FRAMES_PER_READ] for at in range(0, len(frames), FRAMES_PER_READ)]
     rounds = max(1, RECORDS_PER_REPEAT // (len(frames) * records))
     measured = []

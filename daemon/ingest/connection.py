@@ -31,6 +31,7 @@ class State(Enum):
     IDLE = "idle"  # constructed
     FETCHING_KEY = "fetching key"
     CONNECTING = "connecting"
+    LOGGING_IN = "logging in"  # open: the venue has to accept us first
     READY = "ready"  # open: subscribing may start
     STREAMING = "streaming"  # open, and the venue has sent something
     BACKING_OFF = "backing off"
@@ -44,14 +45,19 @@ class Event(Enum):
     KEY_OBTAINED = "key obtained"
     KEY_UNAVAILABLE = "key unavailable"
     OPENED = "opened"
+    OPENED_TO_LOG_IN = "opened to log in"
+    LOGGED_IN = "logged in"
+    LOGIN_TIMED_OUT = "login timed out"
     OPEN_FAILED = "open failed"
     FRAME_SEEN = "frame seen"
     LOST = "lost"
     LINK_SILENT = "link silent"
+    DATA_SILENT = "data silent"  # the link lives, and brings no data while a market is open
     KEY_EXPIRED = "key expired"
     KEY_STILL_REFUSED = "key still refused"  # the new one too
     CREDENTIAL_REFUSED = "credential refused"
     SLOT_HELD = "slot held"
+    SUPERSEDED = "superseded"
     BACKED_OFF = "backed off"
     STOP_REQUESTED = "stop requested"
 
@@ -60,15 +66,18 @@ SESSION_FAULT_EVENTS: Mapping[SessionFault, Event] = {
     SessionFault.KEY_EXPIRED: Event.KEY_EXPIRED,
     SessionFault.CREDENTIAL_REFUSED: Event.CREDENTIAL_REFUSED,
     SessionFault.SLOT_HELD: Event.SLOT_HELD,
+    SessionFault.SUPERSEDED: Event.SUPERSEDED,
 }
 
 _SESSION_ENDS: Mapping[Event, State] = {
     Event.LOST: State.BACKING_OFF,
     Event.LINK_SILENT: State.BACKING_OFF,
+    Event.DATA_SILENT: State.BACKING_OFF,
     Event.KEY_EXPIRED: State.FETCHING_KEY,
     Event.KEY_STILL_REFUSED: State.BACKING_OFF,
     Event.CREDENTIAL_REFUSED: State.STOPPED,
     Event.SLOT_HELD: State.BACKING_OFF,
+    Event.SUPERSEDED: State.STOPPED,  # reconnecting would fight the newer session for ever
     Event.STOP_REQUESTED: State.STOPPED,
 }
 
@@ -82,15 +91,21 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     },
     State.CONNECTING: {
         Event.OPENED: State.READY,
+        Event.OPENED_TO_LOG_IN: State.LOGGING_IN,
         Event.OPEN_FAILED: State.BACKING_OFF,
         Event.STOP_REQUESTED: State.STOPPED,
+    },
+    State.LOGGING_IN: {
+        Event.LOGGED_IN: State.READY,
+        Event.LOGIN_TIMED_OUT: State.BACKING_OFF,
+        **_SESSION_ENDS,
     },
     State.READY: {Event.FRAME_SEEN: State.STREAMING, **_SESSION_ENDS},
     State.STREAMING: _SESSION_ENDS,
     State.BACKING_OFF: {Event.BACKED_OFF: State.FETCHING_KEY, Event.STOP_REQUESTED: State.STOPPED},
     State.STOPPED: {Event.STOP_REQUESTED: State.STOPPED},
 }
-OPEN_STATES = (State.READY, State.STREAMING)
+OPEN_STATES = (State.LOGGING_IN, State.READY, State.STREAMING)
 
 
 class FetchKey(msgspec.Struct, frozen=True):
@@ -101,6 +116,10 @@ class FetchKey(msgspec.Struct, frozen=True):
 
 class Connect(msgspec.Struct, frozen=True):
     """Open the WebSocket."""
+
+
+class LogIn(msgspec.Struct, frozen=True):
+    """Send the login and wait for its reply."""
 
 
 class Stream(msgspec.Struct, frozen=True):
@@ -127,7 +146,7 @@ class Halt(msgspec.Struct, frozen=True):
     is_fault: bool
 
 
-Action = FetchKey | Connect | Stream | Close | BackOff | Halt
+Action = FetchKey | Connect | LogIn | Stream | Close | BackOff | Halt
 
 
 class Connection:
@@ -141,14 +160,16 @@ class Connection:
         slot_held_backoff_s: float,
         link_timeout_s: float,
         random: Callable[[], float],
+        needs_login: bool = False,
     ) -> None:
-        """random: uniform in [0, 1)."""
+        """random: uniform in [0, 1). needs_login: subscribing starts with the venue's consent, not with the socket."""
         self.state = State.IDLE
         self._backoff_first_s = backoff_first_s
         self._backoff_max_s = backoff_max_s
         self._slot_held_backoff_s = slot_held_backoff_s
         self._link_timeout_s = link_timeout_s
         self._random = random
+        self._needs_login = needs_login
         self._failures = 0  # in a row, since the last healthy session
         self._slot_refusals = 0  # likewise
         self._key_refusals = 0  # likewise
@@ -164,6 +185,8 @@ class Connection:
             self._failures = self._slot_refusals = self._key_refusals = 0
         if event is Event.KEY_EXPIRED:
             event = self._judge_expired_key()
+        elif event is Event.OPENED and self._needs_login:
+            event = Event.OPENED_TO_LOG_IN
         target = TRANSITIONS[self.state].get(event)
         if target is None:
             raise InvariantBroken(f"connection: no transition for {event} in {self.state}")
@@ -202,11 +225,11 @@ class Connection:
                 return [FetchKey(refresh)]
             case State.CONNECTING:
                 return [Connect()]
-            case State.READY:
+            case State.LOGGING_IN | State.READY:
                 self._frames = 0
                 self._last_frame_at = now
                 self._streaming_since = None
-                return [Stream()]
+                return [LogIn() if self.state is State.LOGGING_IN else Stream()]
             case State.STREAMING:
                 self._streaming_since = now
                 return []

@@ -9,6 +9,8 @@ from daemon.errors import BadFrame
 from daemon.ingest.venues.venue import (
     ControlMessage,
     Heartbeat,
+    LoggedIn,
+    Notice,
     Registration,
     RegistrationRefused,
     SessionRefused,
@@ -33,6 +35,15 @@ class ControlHandler(Protocol):
     def on_session_refused(self, refused: SessionRefused) -> None:
         """Take a refusal of the session."""
 
+    def on_unsubscribed(self, message: Unsubscribed) -> None:
+        """Take the reply that a registration is gone."""
+
+    def on_logged_in(self) -> None:
+        """The venue accepts the session."""
+
+    def on_notice(self, notice: Notice) -> None:
+        """Count what the venue says without consequence."""
+
     def on_unexpected(self, message: Unsubscribed | Unknown) -> None:
         """Note what nobody asked for; the session goes on."""
 
@@ -56,5 +67,11 @@ def route(frame: bytes, *, decode: Callable[[bytes], ControlMessage], handler: C
             handler.on_refused(message)
         case SessionRefused():
             handler.on_session_refused(message)
-        case Unsubscribed() | Unknown():
+        case Unsubscribed():
+            handler.on_unsubscribed(message)
+        case LoggedIn():
+            handler.on_logged_in()
+        case Notice():
+            handler.on_notice(message)
+        case Unknown():
             handler.on_unexpected(message)

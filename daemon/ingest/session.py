@@ -9,33 +9,40 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-import msgspec
 from picows import WSCloseCode, WSError, WSMsgType
 
 from daemon.errors import InvariantBroken, Refused, Retryable, RingError
 from daemon.ingest import connection as states
-from daemon.ingest import subscriptions as subs
 from daemon.ingest.connection import Connection
-from daemon.ingest.gaps import GapReason, Gaps
+from daemon.ingest.registrar import Registrar
 from daemon.ingest.router import route
-from daemon.ingest.subscriptions import Subscriptions, SubscriptionStatistics
-from daemon.ingest.venues import MARKET_IDS, VENUE_IDS
-from daemon.ingest.venues.venue import Registration, RegistrationRefused, SessionRefused, Unknown, Unsubscribed
+from daemon.ingest.subscription_states import SubscriptionStatistics
+from daemon.ingest.venues import VENUE_IDS
+from daemon.ingest.venues.venue import (
+    Notice,
+    Registration,
+    RegistrationRefused,
+    SessionFault,
+    SessionRefused,
+    Unknown,
+    Unsubscribed,
+)
+from daemon.ingest.watchdog import Action as WatchdogAction
+from daemon.ingest.watchdog import DataWatchdog, Limits
 from native_pipeline.frame_listener import FrameListener
 from native_pipeline.records import BAD_CONTROL
 
 if TYPE_CHECKING:
     from picows import WSTransport
 
+    from daemon.alerts import Level
     from daemon.config import Account
-    from daemon.config import Ingest as IngestSettings
     from daemon.ingest.approval_key import KeyProvider
-    from daemon.ingest.connector import Connector
+    from daemon.ingest.surroundings import Surroundings
     from daemon.ingest.venues.venue import Venue
     from daemon.shard_plan import PlannedConnection
-    from native_pipeline.counters import CountersBlock
-    from native_pipeline.ring import RingWriter
 
 # A venue that does not answer our close frame within this time is disconnected.
 CLOSE_TIMEOUT_S = 1.0
@@ -45,21 +52,17 @@ RESUME_INTERVAL_S = 0.02
 DRAIN_TIMEOUT_S = 5.0
 # What the venue may repeat without end is logged once in this time.
 WARN_INTERVAL_S = 60.0
-DATA_KINDS = {"trade": 1, "orderbook": 2}  # enum sise_record_kind of layout.h
+# A session whose newest data are younger than this brings data: a silent symbol of it is the symbol's own trouble.
+FLOWING_S = 30.0
+# So many failures in a row to obtain a key are no hiccup any more.
+KEY_FAILURES_CRITICAL = 3
 
-
-class Surroundings(msgspec.Struct, frozen=True):
-    """What all sessions of a worker share."""
-
-    ring: RingWriter
-    counters: CountersBlock
-    connector: Connector
-    settings: IngestSettings
-    clock: Callable[[], float]  # monotonic, seconds
-    wall_ns: Callable[[], int]
-    random: Callable[[], float]
-    wake_timer: Callable[[], None]  # a deadline may have come nearer
-    log: Any  # structlog's bound loggers have no common static type
+SESSION_ALERTS: Mapping[SessionFault, tuple[Level, str, str]] = {
+    SessionFault.KEY_EXPIRED: ("INFO", "key_expired", "the access key has expired; a new one is fetched"),
+    SessionFault.CREDENTIAL_REFUSED: ("CRITICAL", "credential_refused", "the venue does not accept the credentials"),
+    SessionFault.SLOT_HELD: ("WARNING", "slot_held", "another session uses this account; tried again slowly"),
+    SessionFault.SUPERSEDED: ("CRITICAL", "session_superseded", "a newer session has taken over; not tried again"),
+}
 
 
 class _Link:
@@ -68,6 +71,7 @@ class _Link:
     def __init__(self, make_listener: Callable[[Callable[[], None]], FrameListener]) -> None:
         """make_listener: is given what to call when the socket is gone."""
         self.ended: asyncio.Future[states.Event] = asyncio.get_running_loop().create_future()
+        self.logged_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.listener = make_listener(lambda: self.end(states.Event.LOST))
         self.transport: WSTransport | None = None  # until the upgrade is complete
 
@@ -91,7 +95,6 @@ class Session:
     ) -> None:
         """number: of the connection in its worker, stamped on its records."""
         self._number = number
-        self._planned = planned
         self._account = account
         self._venue = venue
         self._keys = keys
@@ -104,16 +107,22 @@ class Session:
             slot_held_backoff_s=settings.slot_held_backoff_s,
             link_timeout_s=settings.link_timeout_s,
             random=around.random,
+            needs_login=venue.needs_login,
         )
-        self._kinds = {Registration(s.channel, s.symbol): s.kind for s in planned.subscriptions}
-        self._subscriptions = Subscriptions(
-            self._kinds,
-            interval_s=settings.subscribe_interval_ms / 1000.0,
-            timeout_s=settings.subscribe_timeout_s,
-            attempts=settings.subscribe_attempts,
+        limit = account.max_subscriptions or venue.default_max_subscriptions
+        self.registrar = Registrar(number, planned, limit=limit, venue=venue, around=around, send=self._send)
+        self._watchdog = DataWatchdog(
+            Limits(
+                warn_s=settings.data_warn_s,
+                resubscribe_s=settings.data_resubscribe_s,
+                reconnect_s=settings.data_reconnect_s,
+            )
         )
-        self._gaps = Gaps()
+        self._last_data_ns = 0  # of the link, as last seen
+        self._last_data_at = float("-inf")
+        self._keep_alive_at = 0.0
         self._key = ""
+        self._key_failures = 0  # in a row
         self._warned: dict[str, tuple[float, int]] = {}  # event -> (when it was logged, how often it happened since)
         self._link: _Link | None = None
 
@@ -129,14 +138,12 @@ class Session:
         finally:
             await self._perform(self._connection.handle(states.Event.STOP_REQUESTED, self._around.clock()))
             await self._empty_at_stop()
-            self._gaps.on_stopped(self._around.wall_ns())  # what is interrupted now, a successor cannot know
-            self._write_gaps()
 
-    def on_restarted(self, starts_ns: Mapping[tuple[str, int], int], default_ns: int) -> None:
-        """An earlier process of this worker wrote the ring: gaps begin where each stream was last known to be whole."""
-        for registration, kind in self._kinds.items():
-            started_ns = starts_ns.get((registration.key, DATA_KINDS[kind]), default_ns)
-            self._gaps.on_interrupted([registration], started_ns, GapReason.WORKER_RESTARTED)
+    def set_planned(self, planned: PlannedConnection, account: Account) -> None:
+        """Collect what *planned* says; *account* is used from the next key or connection on."""
+        self._account = account
+        self.registrar.set_planned(planned)
+        self._around.wake_timer()
 
     def tick(self, now: float) -> None:
         """Do what time has brought."""
@@ -149,18 +156,36 @@ class Session:
                 self._connection.handle(event, now)
             elif event is not None:
                 link.end(event)
-        self._act(self._subscriptions.due(now))
-        self._write_gaps()
+            self._keep_alive(now)
+        self.registrar.due(now)
+
+    def look(self, now: float, newest: Mapping[tuple[str, int], int], shared: frozenset[tuple[str, int]]) -> None:
+        """Judge silence, about once a second: of the session, and of each of its streams; see `Registrar.look`."""
+        link = self._link
+        if link is None or self._connection.state not in (states.State.READY, states.State.STREAMING):
+            return
+        if link.listener.paused:  # what the venue has sent meanwhile waits in the socket
+            self._watchdog.on_lost()
+            return
+        if link.listener.last_data_ns != self._last_data_ns:
+            self._last_data_ns = link.listener.last_data_ns
+            self._last_data_at = now
+            self._watchdog.on_data(now)
+        elif self.registrar.has_confirmed():
+            self._watchdog.on_subscribed(now)
+        self.registrar.look(now, newest, shared, is_flowing=now - self._last_data_at < FLOWING_S)
+        silent_s = self._watchdog.silent_for_s(now)
+        action = self._watchdog.due(now, self.registrar.is_any_open(self._around.wall_ns()))
+        if action is not None:
+            self._remedy(link, action, silent_s, now)
 
     def next_deadline(self, now: float) -> float | None:
         """Return when `tick` is needed at the latest."""
-        deadlines = [
-            d for d in (self._subscriptions.next_deadline(), self._connection.next_deadline()) if d is not None
-        ]
-        if (self._link is not None and self._link.listener is not None and self._link.listener.paused) or (
-            self._gaps.ended()
-        ):
+        deadlines = [d for d in (self.registrar.next_deadline(), self._connection.next_deadline()) if d is not None]
+        if self._link is not None and self._link.listener.paused:
             deadlines.append(now + RESUME_INTERVAL_S)
+        if self._venue.keep_alive is not None and self._connection.state in states.OPEN_STATES:
+            deadlines.append(self._keep_alive_at)
         return min(deadlines, default=None)
 
     @property
@@ -170,27 +195,59 @@ class Session:
 
     def statistics(self) -> SubscriptionStatistics:
         """Return the number of subscriptions in each state."""
-        return self._subscriptions.statistics()
+        return self.registrar.statistics()
+
+    @property
+    def number(self) -> int:
+        """Of the session in its worker."""
+        return self._number
+
+    @property
+    def account(self) -> Account:
+        """Whose session it is."""
+        return self._account
+
+    @property
+    def venue(self) -> Venue:
+        """Where it is."""
+        return self._venue
 
     # -- what the router calls -------------------------------------------------------------------------------------
 
     def on_heartbeat(self, reply: bytes) -> None:
-        """Echo it at once."""
-        self._send(reply)
-        self._around.counters.increment("pingpongs")
+        """Echo it at once; what answers our own question has nothing to echo."""
+        if reply:
+            self._send(reply)
+            self._around.counters.increment("pingpongs")
+
+    def on_logged_in(self) -> None:
+        """The venue accepts the session."""
+        if self._link is not None and not self._link.logged_in.done():
+            self._link.logged_in.set_result(None)
+
+    def on_notice(self, notice: Notice) -> None:
+        """Count what the venue says without consequence; its text may be private."""
+        self._around.counters.increment("order_notices")
 
     def on_subscribed(self, registration: Registration | None) -> None:
         """Take a confirmation."""
-        self._act(self._subscriptions.on_confirmed(registration))
+        self.registrar.on_subscribed(registration)
 
     def on_refused(self, refused: RegistrationRefused) -> None:
         """Take a refusal of one registration."""
         self._log.info("request_refused", code=refused.code, refusal=refused.refusal.value, key=_key_of(refused))
-        self._act(self._subscriptions.on_refused(refused, self._around.clock()))
+        self.registrar.on_refused(refused)
+
+    def on_unsubscribed(self, message: Unsubscribed) -> None:
+        """Take the answer to our own request; log it where nobody had asked."""
+        if not self.registrar.on_released(message.registration):
+            self.on_unexpected(message)
 
     def on_session_refused(self, refused: SessionRefused) -> None:
         """End the session for the reason given. The text is not logged: it may quote the approval key."""
         self._log.warning("session_refused", code=refused.code, fault=refused.fault.value)
+        level, code, message = SESSION_ALERTS[refused.fault]
+        self._alert(level, code, f"{message} ({refused.code})")
         if self._link is not None:
             self._link.end(states.SESSION_FAULT_EVENTS[refused.fault])
 
@@ -209,7 +266,6 @@ class Session:
                 BAD_CONTROL,
                 frame,
                 venue=VENUE_IDS[self._venue.name],
-                market=MARKET_IDS[self._planned.market],
                 recv_ns=self._around.wall_ns(),
             )
         except RingError:
@@ -229,6 +285,8 @@ class Session:
                     event = await self._fetch_key(refresh)
                 case states.Connect():
                     event = await self._connect()
+                case states.LogIn():
+                    event = await self._log_in()
                 case states.Stream():
                     event = await self._stream()
                 case states.Close(reason=reason):
@@ -246,30 +304,76 @@ class Session:
             self._key = await self._keys.get(refused=self._key if refresh else None)
         except Refused as exc:
             self._log.error("approval_key_refused", error=str(exc))
+            self._alert("CRITICAL", "credential_refused", "the venue does not accept app key or secret")
             return states.Event.CREDENTIAL_REFUSED
         except Retryable as exc:
             self._log.error("approval_key_unavailable", error=str(exc))
+            self._key_failures += 1
+            level: Level = "CRITICAL" if self._key_failures >= KEY_FAILURES_CRITICAL else "WARNING"
+            self._alert(level, "key_unavailable", f"no access key after {self._key_failures} attempts; tried again")
             return states.Event.KEY_UNAVAILABLE
+        self._key_failures = 0
         return states.Event.KEY_OBTAINED
 
     async def _connect(self) -> states.Event:
         await self._empty()
+        url = self._venue.websocket_url(self._account)
+        await self._wait_for_leave(urlsplit(url).netloc)
+        self._venue.on_session_start()
         link = _Link(self._make_listener)
         self._link = link  # from here on frames may arrive, also before `open` returns
         try:
-            link.transport = await self._around.connector.open(self._venue.websocket_url(self._account), link.listener)
+            link.transport = await self._around.connector.open(url, link.listener)
         except Retryable as exc:
             self._link = None
             self._log.warning("connect_failed", error=str(exc))
             return states.Event.OPEN_FAILED
         self._around.counters.increment("connections_opened")
-        self._log.info("connected", registrations=len(self._kinds))
+        self._log.info("connected", registrations=self.registrar.wanted())
+        if self._venue.keep_alive is not None:
+            self._keep_alive_at = self._around.clock() + self._venue.keep_alive.interval_s
         return states.Event.OPENED
+
+    async def _wait_for_leave(self, address: str) -> None:
+        """Wait until the budgets allow another attempt; say so once for each attempt that has to wait."""
+        governor, account = self._around.governor, self._account.name
+        is_told = False
+        while (wait_s := governor.connect_wait_s(account, address, self._around.clock())) > 0.0:
+            if not is_told:
+                is_told = True
+                self._around.counters.increment("attempts_withheld")
+                self._log.warning("connect_withheld", wait_s=round(wait_s, 3))
+                self._alert(
+                    "WARNING", "connect_withheld", f"too many attempts to connect: the next in {wait_s:.0f} s at most"
+                )
+            await asyncio.sleep(wait_s)
+        governor.on_connect(account, address, self._around.clock())
+
+    async def _log_in(self) -> states.Event:
+        """Send the login; return what comes first of its reply, the end of the connection and the end of patience."""
+        link = self._open_link()
+        self._send(self._venue.encode_login(self._key))
+        answers: list[asyncio.Future[Any]] = [link.ended, link.logged_in]
+        await asyncio.wait(
+            answers,
+            timeout=self._around.settings.connect_timeout_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if link.ended.done():
+            return await self._note_end(link, link.ended.result())
+        if link.logged_in.done():
+            return states.Event.LOGGED_IN
+        return await self._note_end(link, states.Event.LOGIN_TIMED_OUT)
+
+    def _open_link(self) -> _Link:
+        if self._link is None or self._link.transport is None:
+            raise InvariantBroken("a session without a connection")
+        return self._link
 
     def _make_listener(self, on_closed: Callable[[], None]) -> FrameListener:
         return FrameListener(
             self._around.ring,
-            self._venue.make_parser(self._planned.market, self._number),
+            self._venue.make_parser(self._venue.decode_market, self._number),
             self._around.counters,
             self._on_control,
             on_closed,
@@ -277,20 +381,21 @@ class Session:
         )
 
     async def _stream(self) -> states.Event:
-        link = self._link
-        if link is None or link.transport is None:
-            raise InvariantBroken("streaming without a connection")
-        self._subscriptions.on_ready(self._around.clock())
+        link = self._open_link()
+        self._last_data_ns = link.listener.last_data_ns
+        self.registrar.on_ready(self._key)
         self._around.wake_timer()
         try:
             event = await link.ended
-            confirmed = self._subscriptions.in_state(subs.State.CONFIRMED)
-            self._gaps.on_interrupted(confirmed, link.listener.last_frame_ns, GapReason.CONNECTION_LOST)
         finally:
-            self._subscriptions.on_lost()
+            self.registrar.on_lost(link.listener.last_frame_ns or self._around.wall_ns())
+            self._watchdog.on_lost()
+        return await self._note_end(link, event)
+
+    async def _note_end(self, link: _Link, event: states.Event) -> states.Event:
         self._around.counters.increment("connections_lost")
         self._log.warning("connection_ended", reason=event.value)
-        if event is states.Event.LOST:
+        if event is states.Event.LOST and link.transport is not None:
             await self._surface(link.transport)
         return event
 
@@ -335,22 +440,38 @@ class Session:
         else:
             self._log.info("connection_closed", reason=reason)
 
-    # -- the actions of the subscriptions --------------------------------------------------------------------------
+    # -- the rest --------------------------------------------------------------------------------------------------
 
-    def _act(self, actions: Iterable[subs.Action]) -> None:
-        for action in actions:
-            match action:
-                case subs.Send(registration=registration):
-                    self._send(self._venue.encode_subscribe(self._key, registration))
-                case subs.Confirmed(registration=registration):
-                    self._gaps.on_resumed(registration, self._around.wall_ns())
-                    self._log.debug("subscription_confirmed", channel=registration.channel, key=registration.key)
-                case subs.Rejected(registration=registration, reason=reason):
-                    self._log.error("subscription_rejected", key=registration.key, reason=reason)
-                case subs.Failed(registration=registration, attempts=attempts, reason=reason):
-                    self._log.error("subscription_failed", key=registration.key, attempts=attempts, reason=reason)
-                case subs.Capped(confirmed=confirmed, left_out=left_out):
-                    self._log.error("session_full", confirmed=confirmed, left_out=left_out)
+    def _remedy(self, link: _Link, action: WatchdogAction, silent_s: float, now: float) -> None:
+        """Do what the data watchdog asks for."""
+        fields = {"silent_s": round(silent_s, 1)}
+        silence = f"no data for {silent_s:.0f} s while a market is open"
+        match action:
+            case WatchdogAction.WARN:
+                self._around.counters.increment("watchdog_warnings")
+                self._log.warning("data_silent", **fields)
+                self._alert("WARNING", "data_silent", silence)
+            case WatchdogAction.RESUBSCRIBE:
+                self._around.counters.increment("watchdog_resubscriptions")
+                self._log.warning("data_resubscribed", registrations=self.registrar.renew_all(now), **fields)
+                self._alert("WARNING", "data_resubscribed", f"{silence}: everything is requested anew")
+            case WatchdogAction.RECONNECT:
+                self._around.counters.increment("watchdog_reconnections")
+                self._log.error("data_reconnect", **fields)
+                self._alert("CRITICAL", "data_reconnect", f"{silence}: connecting anew")
+                link.end(states.Event.DATA_SILENT)
+
+    def _keep_alive(self, now: float) -> None:
+        """Say what the venue wants to hear from time to time."""
+        keep_alive = self._venue.keep_alive
+        if keep_alive is None or self._connection.state not in states.OPEN_STATES or now < self._keep_alive_at:
+            return
+        self._keep_alive_at = now + keep_alive.interval_s
+        self._send(keep_alive.frame)
+
+    def _alert(self, level: Level, code: str, message: str) -> None:
+        subject = self._account.name
+        self._around.alerts.send(level, code, f"{self._venue.name} {subject}: {message}", subject=subject)
 
     def _on_control(self, frame: bytes) -> None:
         """Called by the listener. An exception here closes the connection and comes out of `_surface`."""
@@ -372,27 +493,6 @@ class Session:
             return
         self._warned[event] = (now, 0)
         self._log.warning(event, unlogged=unlogged, **fields)
-
-    def _write_gaps(self) -> None:
-        """Append the gaps that have ended; what finds no room waits for the next tick."""
-        gaps = self._gaps.ended()
-        for gap in gaps:
-            try:
-                self._around.ring.append_gap(
-                    gap.registration.key,
-                    DATA_KINDS[self._kinds[gap.registration]],
-                    gap.started_ns,
-                    gap.ended_ns,
-                    int(gap.reason),
-                    venue=VENUE_IDS[self._venue.name],
-                    market=MARKET_IDS[self._planned.market],
-                )
-            except RingError:
-                break
-            self._gaps.on_written(gap)
-            self._around.counters.increment("gaps_recorded")
-        if gaps:
-            self._around.ring.publish()
 
 
 def _key_of(message: RegistrationRefused | Unsubscribed | Unknown) -> str | None:

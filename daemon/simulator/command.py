@@ -16,14 +16,27 @@ import msgspec
 import uvloop
 
 from daemon.simulator.faults import FAULTS
-from daemon.simulator.kis_server import Simulator
-from daemon.simulator.options import VENUE_MAX_REGISTRATIONS, SimulatorOptions
+from daemon.simulator.options import SimulatorOptions
+from daemon.simulator.simulator import Simulator
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 OPTIONS: Sequence[Callable[[Any], Any]] = (
+    click.option(
+        "--venues",
+        default="kis",
+        show_default=True,
+        metavar="NAME[=SHARE],...",
+        help="kis, kiwoom, upbit, each on ports of its own; SHARE is its part of the rate.",
+    ),
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
-    click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="WebSocket; 0: any free."),
+    click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=0,
+        show_default=True,
+        help="WebSocket of the first venue; 0: any free.",
+    ),
     click.option("--rest-port", type=click.IntRange(0, 65535), default=0, show_default=True, help="REST; 0: any free."),
     click.option("--rate", type=float, default=1000.0, show_default=True, help="Records a second in total."),
     click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same market."),
@@ -33,8 +46,26 @@ OPTIONS: Sequence[Callable[[Any], Any]] = (
     click.option("--journal", type=click.Path(dir_okay=False), help="Write what was sent here, as CSV."),
     click.option("--seconds", type=float, help="Stop offering after so long; sessions stay open."),
     click.option("--start-after", type=int, default=0, show_default=True, help="Wait for so many registrations."),
+    click.option("--max-registrations", type=int, help="Limit of a session [default: 41 for KIS]."),
     click.option(
-        "--max-registrations", type=int, default=VENUE_MAX_REGISTRATIONS, show_default=True, help="Limit of a session."
+        "--event-interval",
+        "event_interval_s",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Seconds between records of what is neither trades nor books.",
+    ),
+    click.option(
+        "--clock", metavar="TIME", help="The exchanges' time at the start, ISO 8601 with offset [default: now]."
+    ),
+    click.option("--chaos", metavar="SEED[:SECONDS]", help="Faults at random, on average each so many seconds [5]."),
+    click.option(
+        "--idle-timeout",
+        "idle_timeout_s",
+        type=float,
+        default=120.0,
+        show_default=True,
+        help="Upbit closes a session that said nothing for so long; 0: never.",
     ),
     click.option("--pingpong-interval", "pingpong_interval_s", type=float, default=10.0, show_default=True),
     click.option(
@@ -68,7 +99,8 @@ async def _serve(simulator: Simulator) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await simulator.start()
-    _print({"ws_url": simulator.ws_url, "rest_url": simulator.rest_url, "pid": os.getpid()})
+    first = {"ws_url": simulator.ws_url, "rest_url": simulator.rest_url, "pid": os.getpid()}
+    _print(first | {"venues": simulator.addresses()})
     gc.freeze()  # what exists now lives as long as the process: no need to walk through it again and again
     try:
         signalled = asyncio.create_task(stop.wait(), name="signals")
@@ -94,7 +126,7 @@ _FAULT_HELP = "\b\nFaults:\n" + "\n".join(f"  {usage}" for usage, _ in FAULTS.va
 @click.command("sim", epilog=_FAULT_HELP)
 @simulator_options
 def sim_command(**fields: Any) -> None:  # Any: click passes what the options above declare
-    """Run a KIS look-alike with a synthetic market.
+    """Run look-alikes of the venues with a synthetic market.
 
     Prints one line of JSON with its addresses when it listens, and its totals on SIGTERM or SIGINT.
     """

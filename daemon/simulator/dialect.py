@@ -3,16 +3,22 @@
 Pure: text in, request or refusal out; the session decides what is true and picks the reply.
 """
 
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
-TRADE_TR, BOOK_TR = "H0STCNT0", "H0STASP0"
-KINDS: Final[Mapping[str, str]] = {TRADE_TR: "trade", BOOK_TR: "orderbook"}
-_KRX_CODE = re.compile(r"[0-9A-Z]{6}|Q[0-9]{6}")  # shares and ETFs; ETNs have a Q in front
+from daemon.simulator.kis_trs import TRS
+
+TRADE_TR = "H0STCNT0"
+KINDS: Final[Mapping[str, str]] = {name: tr.kind for name, tr in TRS.items()}
+SISTERS: Final[Mapping[str, str]] = {  # trades of the same book and the other way round
+    name: sister
+    for name, tr in TRS.items()
+    for sister, other in TRS.items()
+    if {tr.kind, other.kind} == {"trade", "orderbook"} and tr[:2] == other[:2]
+}
 _NO_TR = "(null)"  # what the venue writes where a refusal belongs to no registration
 
 
@@ -29,6 +35,7 @@ class Code(StrEnum):
     INVALID_APP_KEY = "OPSP0010"
     INVALID_APPROVAL = "OPSP0011"
     INVALID_TR_ID = "OPSP8991"
+    INVALID_HTS_ID = "OPSP0017"
     REFUSED_TR_KEY = "OPSP8992"
     INVALID_TR_KEY = "OPSP8993"
     APP_KEY_IN_USE = "OPSP8996"
@@ -53,6 +60,7 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     Code.MCI_SEND_FAILED: ("1", "SUBSCRIBE ERROR : mci send failed"),
     Code.INVALID_APP_KEY: ("1", "SUBSCRIBE WARNING : invalid appkey"),
     Code.INVALID_APPROVAL: ("1", "invalid approval : {}"),
+    Code.INVALID_HTS_ID: ("9", "HTS ID 오류입니다"),
     Code.INVALID_TR_ID: ("9", "SUBSCRIBE ERROR : invalid tr_id"),
     Code.REFUSED_TR_KEY: ("9", "SUBSCRIBE ERROR : invalid tr_key"),
     Code.INVALID_TR_KEY: ("9", "JSON PARSING ERROR : invalid tr_key"),
@@ -124,7 +132,7 @@ def _wrong_in_body(body: Any) -> Code | None:
     if not isinstance(fields.get("tr_id"), str) or fields["tr_id"] not in KINDS:
         return Code.INVALID_TR_ID
     tr_key = fields["tr_key"]
-    return None if isinstance(tr_key, str) and _KRX_CODE.fullmatch(tr_key) else Code.INVALID_TR_KEY
+    return None if isinstance(tr_key, str) and TRS[fields["tr_id"]].keys.fullmatch(tr_key) else Code.INVALID_TR_KEY
 
 
 def reply(code: str, tr_id: str = _NO_TR, tr_key: str = "", *, detail: str = "", iv: str = "", key: str = "") -> str:
@@ -154,3 +162,8 @@ def is_pingpong(text: bytes) -> bool:
 def data_frame(tr_id: str, records: list[str]) -> str:
     """Return the frame that carries *records* of one TR."""
     return f"0|{tr_id}|{len(records):03d}|{'^'.join(records)}"
+
+
+def encrypted_frame(tr_id: str, payload: str) -> str:
+    """Return the frame that carries one encrypted record."""
+    return f"1|{tr_id}|001|{payload}"

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 
 _FIN_TEXT, _TEXT, _CONTINUATION, _FIN_CONTINUATION = 0x81, 0x01, 0x00, 0x80
+_FIN_BINARY, _BINARY = 0x82, 0x02
 _MAX_TINY, _MAX_SHORT = 125, 0xFFFF
 MAX_FRAGMENTS = 4
 
@@ -32,13 +33,19 @@ def frame(text: str) -> str:
     return (_HEADERS[length] if length < len(_HEADERS) else _header(_FIN_TEXT, length)) + text
 
 
-def fragments(text: str, cuts: Sequence[int]) -> list[str]:
+def binary_frame(text: str) -> str:
+    """Return *text* as one unfragmented binary message."""
+    return _header(_FIN_BINARY, len(text)) + text
+
+
+def fragments(text: str, cuts: Sequence[int], *, binary: bool = False) -> list[str]:
     """Return *text* as one message in len(cuts) + 1 fragments, cut before the ascending offsets *cuts*."""
+    whole, first = (_FIN_BINARY, _BINARY) if binary else (_FIN_TEXT, _TEXT)
     edges = [0, *cuts, len(text)]
     pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
     last = len(pieces) - 1
     return [
-        _header((_FIN_TEXT, _TEXT, _FIN_CONTINUATION, _CONTINUATION)[(number > 0) * 2 + (number < last)], len(piece))
+        _header((whole, first, _FIN_CONTINUATION, _CONTINUATION)[(number > 0) * 2 + (number < last)], len(piece))
         + piece
         for number, piece in enumerate(pieces)
     ]

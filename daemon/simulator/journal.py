@@ -12,7 +12,10 @@ from typing import IO, Any
 
 import msgspec
 
-HEADER = "session,kind,symbol,key,price,size,sent_ns"
+# session: the first one that got it; key: what tells the record from all others of its venue, symbol and kind.
+# fate: sent; damaged (in a frame that says or holds something wrong); dropped (left out on purpose); unheard (traded
+# while nobody was connected). Each record of the market has one line, however many sessions got it, however often.
+HEADER = "session,kind,symbol,key,price,size,sent_ns,venue,market,exchange,fate"
 FLUSH_INTERVAL_S = 0.5  # half of what is promised, so that a slow fsync still fits
 MAX_PENDING_BYTES = 64 << 20  # about 20 s of 50,000 records a second; beyond it `is_behind` halts the offer
 

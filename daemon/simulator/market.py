@@ -71,11 +71,16 @@ def change_rate(price: int, previous_close: int) -> str:
     return f"{'-' if change < 0 and hundredths else ''}{hundredths // 100}.{hundredths % 100:02d}"
 
 
-class ExchangeTime(NamedTuple):
-    """The exchange's clock as the wire has it, KST."""
+_EVEN_SIZES = tuple(size * 2 for size in _SIZES)
 
-    hhmmss: str
+
+class ExchangeTime(NamedTuple):
+    """The exchanges' clocks as the wire has them; one object a second."""
+
+    hhmmss: str  # KST
     yyyymmdd: str
+    ny_hhmmss: str = ""  # New York, with its daylight saving time
+    ny_yyyymmdd: str = ""
 
 
 # One record: its wire text, its key (trades: cumulative volume; books: running number), a price (trades: last; books:
@@ -94,7 +99,7 @@ class Depth(NamedTuple):
     bids_total: int
 
 
-def depth_variants(seed: int, count: int = DEPTH_VARIANTS) -> tuple[Depth, ...]:
+def depth_variants(seed: int | str, count: int = DEPTH_VARIANTS) -> tuple[Depth, ...]:
     """Return *count* size patterns; each differs from the one before in two levels, as books do."""
     draw = random.Random(f"{seed}:depth")  # noqa: S311 - a market, not a secret
     asks = [draw.randint(1, 9_000) for _ in range(LEVELS - 1)]
@@ -129,6 +134,7 @@ class Instrument:
         "_high",
         "_high_at",
         "_ladder_texts",
+        "_last_size",
         "_listed_shares",
         "_low",
         "_low_at",
@@ -141,6 +147,7 @@ class Instrument:
         "_range_text",
         "_ratios",
         "_session_texts",
+        "_sizes",
         "_tail",
         "_yesterday_volume",
         "book_count",
@@ -153,7 +160,7 @@ class Instrument:
         "trade_count",
     )
 
-    def __init__(self, symbol: str, *, seed: int, depths: tuple[Depth, ...]) -> None:
+    def __init__(self, symbol: str, *, seed: int | str, depths: tuple[Depth, ...]) -> None:
         draw = random.Random(f"{seed}:{symbol}")  # noqa: S311 - a market, not a secret
         rough = int(1_000 * 700 ** draw.random())  # 1,000 to 700,000 KRW, evenly in the logarithm
         self.symbol = symbol
@@ -186,6 +193,8 @@ class Instrument:
         self._session_texts = [""] * len(self.ladder)
         self._quote_texts = [""] * len(self.ladder)
         self._ladder_texts = [""] * len(self.ladder)
+        self._sizes = _SIZES
+        self._last_size = 0
         self._tail = f"^0^^{self.previous_close}^2"
 
     def trade(self, now: ExchangeTime) -> Record:
@@ -194,13 +203,14 @@ class Instrument:
             self._set_time(now)
         bits = self._bits(24)
         best_ask = self._move(_MOVES[bits & 15])
-        size = _SIZES[(bits >> 4) & 255]
+        size = self._sizes[(bits >> 4) & 255]
         is_buy = bits >> 12 & 1
         place = best_ask if is_buy else best_ask - 1
         price = self.ladder[place]
         self.cum_volume = volume = self.cum_volume + size
         self.cum_value = value = self.cum_value + size * price
         self.trade_count = count = self.trade_count + 1
+        self._last_size = size
         if is_buy:
             self._buy_count += 1
             self._buy_volume += size
@@ -241,6 +251,25 @@ class Instrument:
             f"^{self.cum_volume}^{asks_total - old_asks_total}^{bids_total - old_bids_total}^0^0^0^0^0^0^2"
         )
         return text, number, self.ladder[best_ask], ask_size
+
+    def start_at(self, cum_volume: int, book_number: int) -> None:
+        """Begin with so much volume behind it, so that the keys of two streams of one symbol never meet."""
+        self.cum_volume, self.cum_value = cum_volume, cum_volume * self.previous_close
+        self.book_count = book_number
+
+    def prepare_corrections(self) -> None:
+        """Trade in even sizes only: after a correction by an odd size, no cumulative volume can occur again."""
+        self._sizes = _EVEN_SIZES
+
+    def correct(self) -> None:
+        """Take back the last trade and one share more, as an exchange that busts a trade does."""
+        self.cum_volume -= self._last_size + 1
+        self.cum_value = max(0, self.cum_value - (self._last_size + 1) * self.ladder[self._best_ask])
+
+    def roll(self) -> None:
+        """Begin a new session: the day's totals start again from nothing."""
+        self.cum_volume = self.cum_value = self._buy_volume = self._buy_count = self.trade_count = 0
+        self._low = self._high = -1
 
     def _move(self, step: int) -> int:
         if step:
@@ -318,7 +347,7 @@ class Instrument:
 class Market:
     """All instruments of one run, made when first asked for and kept over reconnects."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         self._seed = seed
         self._depths = depth_variants(seed)
         self._instruments: dict[str, Instrument] = {}

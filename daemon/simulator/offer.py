@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
-from daemon.simulator.session import Registration
+from daemon.simulator.market import ExchangeTime
+from daemon.simulator.session import Session
+from daemon.simulator.streams import RANKS, Fate, Stream
 from daemon.simulator.venue import Venue
 
 TICK_S = 0.004  # one system call a session and tick: shorter costs CPU, longer makes bursts
@@ -17,7 +19,7 @@ class Pacer:
 
     def __init__(self, rate: float, seconds: float | None = None) -> None:
         self._rate = rate
-        self._limit = None if seconds is None else int(rate * seconds)
+        self._limit = None if seconds is None else round(rate * seconds)
         self._last_s: float | None = None
         self.elapsed_s = 0.0  # of offering: pauses do not count
         self.taken = 0
@@ -42,42 +44,49 @@ class Pacer:
         self.taken += count
         return count
 
+    def give_back(self, count: int) -> None:
+        """Make so many of those taken due again."""
+        self.taken -= count
+
 
 class Rotation:
-    """Takes registrations in turn."""
+    """Takes streams in turn."""
 
-    def __init__(self, registrations: Sequence[Registration]) -> None:
-        self._registrations = registrations
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._streams = streams
         self._place = -1
 
     def __bool__(self) -> bool:
-        return bool(self._registrations)
+        return bool(self._streams)
 
-    def take(self) -> Registration:
+    def take(self) -> Stream:
         """Return the next one."""
         self._place += 1
-        if self._place >= len(self._registrations):
+        if self._place >= len(self._streams):
             self._place = 0
-        return self._registrations[self._place]
+        return self._streams[self._place]
 
-    def peek(self) -> Registration:
+    def peek(self) -> Stream:
         """Return what `take()` would."""
-        return self._registrations[(self._place + 1) % len(self._registrations)]
+        return self._streams[(self._place + 1) % len(self._streams)]
 
 
 class Offer:
-    """Produces the records that are due and hands them to their sessions, tick by tick."""
+    """Produces one venue's records that are due and hands them to the sessions that registered them, tick by tick."""
 
-    def __init__(self, venue: Venue) -> None:
+    def __init__(self, venue: Venue, rate: float) -> None:
         options = venue.options
-        self.pacer = Pacer(options.rate, options.seconds)
+        self.pacer = Pacer(rate, options.seconds)
         self.finished = asyncio.Event()
         self.started = asyncio.Event()
         self._venue = venue
         self._version = -1
         self._trades = self._books = Rotation(())
+        self._timed: list[Stream] = []
+        self._timed_at = 0.0
         self._book_credit = 0.0
-        self._tick_s = min(max(TICK_S, RECORDS_PER_TICK / options.rate), IDLE_TICK_S)
+        self._tick_s = min(max(TICK_S, RECORDS_PER_TICK / rate), IDLE_TICK_S)
+        self._goes_on = venue.world.faults.plan(venue.name).market_goes_on
 
     async def run(self) -> None:
         """Offer until cancelled. OSError if the journal cannot be written."""
@@ -88,6 +97,10 @@ class Offer:
             if count:
                 self.started.set()
                 self._offer(count)
+            may_tell = self._timed and not self.pacer.is_finished and not self._venue.world.is_waiting
+            if may_tell and loop.time() >= self._timed_at:
+                self._timed_at = loop.time() + self._venue.options.event_interval_s
+                self._offer_timed()
             if self.pacer.is_finished:
                 self.finished.set()
             await asyncio.sleep(self._tick_s if is_offering else IDLE_TICK_S)
@@ -96,50 +109,110 @@ class Offer:
         venue = self._venue
         if venue.registrations_version != self._version:
             self._version = venue.registrations_version
-            heard = [r for r in venue.registrations if r.tr_key not in venue.faults.silent]
-            # Shuffled, so that neither sessions nor symbols come in blocks.
-            venue.draw.shuffle(heard)
-            self._trades = Rotation([r for r in heard if r.is_trade])
-            self._books = Rotation([r for r in heard if not r.is_trade])
+            self._look_again()
         if not (self._trades or self._books) or self.pacer.is_finished:
             return False
-        if not self.started.is_set() and len(venue.registrations) < venue.options.start_after:
-            return False
-        return not (venue.is_stalled or venue.faults.pingpong_only)
+        return not (venue.world.is_waiting or venue.is_stalled)
+
+    def _look_again(self) -> None:
+        """Find out who hears what, after registrations or faults have changed."""
+        venue = self._venue
+        heard = []
+        for stream in venue.streams.values():
+            registrations = [s.by_stream[stream] for s in venue.sessions.values() if stream in s.by_stream]
+            hearing = [r for r in registrations if r.session.hears(r)]
+            stream.sessions = [r.session for r in hearing]
+            is_simple = len(hearing) == 1 and not hearing[0].session.is_meddled and not stream.keeps_last
+            stream.only = hearing[0] if is_simple else None
+            if hearing or (self._goes_on and not registrations):
+                heard.append(stream)
+        # Shuffled, so that neither sessions nor symbols come in blocks.
+        venue.draw.shuffle(heard)
+        self._trades = Rotation([s for s in heard if s.is_trade])
+        self._books = Rotation([s for s in heard if s.subject.kind == "orderbook"])
+        self._timed = [s for s in heard if s.subject.kind not in ("trade", "orderbook")]
+
+    def _ready(self) -> set[Session]:
+        journal = self._venue.world.journal
+        is_journal_behind = journal is not None and journal.is_behind
+        return {s for s in self._venue.sessions.values() if s.accepts_records and not is_journal_behind}
 
     def _offer(self, count: int) -> None:
         venue = self._venue
-        longest = venue.options.records_per_frame
-        now = venue.exchange_time()
-        is_journal_behind = venue.journal is not None and venue.journal.is_behind
-        ready = {s for s in venue.sessions.values() if s.accepts_records and not is_journal_behind}
+        plan = venue.world.faults.plan(venue.name)
+        longest = plan.pack or venue.options.records_per_frame
+        now = venue.world.exchange_time()
+        ready = self._ready()
         trades, books = self._trades, self._books
         share = 0.0 if not books else 1.0 if not trades else venue.options.book_share
         credit = self._book_credit
+        unheard: list[str] = []
         while count > 0:
             credit += share
             if credit >= 1:
                 credit -= 1
-                registration, size = books.take(), 1
+                stream, size = books.take(), 1
             else:
-                registration = trades.take()
-                size = 1 if longest == 1 else min(venue.draw.randint(1, longest), count)
+                if count < plan.pack and not self.pacer.is_finished:
+                    self.pacer.give_back(count)
+                    break
+                stream = trades.take()
+                size = 1 if longest == 1 else min(plan.pack or venue.draw.randint(1, longest), count)
                 credit += share * (size - 1)
             count -= size
-            if registration.session not in ready:
-                venue.counts["withheld"] += size
-            elif size == 1:
-                registration.session.put_record(registration, now)
+            only = stream.only
+            if size == 1 and only is not None:
+                if only.session in ready:
+                    only.session.put_one(only, now)
+                else:
+                    venue.counts["withheld"] += 1
             else:
-                registration.session.put_records(self._burst(registration, size), now)
+                self._broadcast(self._burst(stream, size), now, ready, unheard)
         self._book_credit = credit
         for session in ready:
             session.flush()
+        venue.write_lines(unheard)
 
-    def _burst(self, first: Registration, size: int) -> list[Registration]:
+    def _offer_timed(self) -> None:
+        now, ready = self._venue.world.exchange_time(), self._ready()
+        for stream in self._timed:
+            self._broadcast([stream], now, ready, [])
+        for session in ready:
+            session.flush()
+
+    def _broadcast(self, streams: list[Stream], now: ExchangeTime, ready: set[Session], unheard: list[str]) -> None:
+        """Produce one record of each stream (all are heard by the same sessions) and send them as one frame."""
+        venue, first = self._venue, streams[0]
+        sessions = [session for session in first.sessions if session in ready]
+        if not sessions and not self._goes_on:
+            venue.counts["withheld"] += len(streams)
+            return
+        records = [stream.produce(now) for stream in streams]
+        fates = [Fate.UNHEARD] * len(records)
+        tellers = [0] * len(records)  # the session that goes into the journal
+        for session in sessions:
+            what = session.put(streams, records) or [Fate.SENT] * len(records)
+            for place, fate in enumerate(what):
+                if RANKS[fate] < RANKS[fates[place]]:
+                    fates[place], tellers[place] = fate, session.number
+        lines = [
+            stream.line(teller, record, fate)
+            for stream, teller, record, fate in zip(streams, tellers, records, fates, strict=True)
+        ]
+        for stream, record, fate in zip(streams, records, fates, strict=True):
+            if stream.keeps_last and fate is Fate.SENT:
+                stream.recent.append(record)
+        if sessions:
+            for line in lines:
+                sessions[0].note_record(line)
+        else:
+            unheard += lines
+
+    def _burst(self, first: Stream, size: int) -> list[Stream]:
         """Return whose trades one frame of *size* carries: symbols mix where the rotation allows, as the venue does."""
         burst = [first]
         while len(burst) < size:
-            same_session = self._trades.peek().session is first.session
-            burst.append(self._trades.take() if same_session else burst[-1])
+            other = self._trades.peek()
+            fits = other.sessions == first.sessions and self._venue.speech.may_share_frame(first, other)
+            burst.append(self._trades.take() if fits else burst[-1])
         return burst

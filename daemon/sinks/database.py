@@ -19,6 +19,7 @@ from daemon import log
 from daemon.config import Database as DatabaseSettings
 from daemon.errors import Refused
 from daemon.sinks import schema
+from daemon.sinks.schema import over_market_tables
 from native_pipeline.copy_encoder import COLUMNS
 
 APPLICATION_NAME = "sise writer"
@@ -42,32 +43,31 @@ PREDECESSOR = """
 SELECT epoch, updated_at FROM ingest_cursor WHERE ring = %s AND epoch < %s ORDER BY epoch DESC LIMIT 1"""
 # Both searches are bounded, so that a start does not read years: a cursor is never older than its rows by more than the
 # time that a batch takes to get stored, and a symbol that was silent for days has nothing to miss.
-NEWEST_RECEIPT = """
-SELECT coalesce(max(newest), %(updated_at)s) FROM (
-    SELECT max(recv_time) AS newest FROM market_ticks
-    WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'
-    UNION ALL SELECT max(recv_time) FROM market_orderbook
-    WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'
-) AS by_table"""
+NEWEST_RECEIPT = over_market_tables(
+    "SELECT coalesce(max(newest), %(updated_at)s) FROM ({union}) AS by_table (newest)",
+    "SELECT max(recv_time) FROM {table} WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'",
+)
 # The streams are those of the ledger and, before its first checkpoint, of the newest rows.
 # Once, however often it is tried: until a row of that ring is stored, `started` stays what it is.
-ADD_GAPS = """
+ADD_GAPS = over_market_tables(
+    """
 INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq)
 SELECT venue, market, symbol, kind, %(started)s::timestamptz, now(), %(reason)s, NULL::float8, source, 0
 FROM (
     SELECT venue, market, symbol, kind, source FROM ingest_ledger
     WHERE source = %(ring)s AND minute >= %(updated_at)s - INTERVAL '3 days'
-    UNION SELECT venue, market, symbol, 'trade', source FROM market_ticks
-    WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'
-    UNION SELECT venue, market, symbol, 'orderbook', source FROM market_orderbook
-    WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'
+    UNION ({union})
 ) AS known
 WHERE %(started)s < now() AND NOT EXISTS (
     SELECT FROM feed_gaps AS gap
     WHERE gap.ended >= %(started)s AND gap.started = %(started)s AND gap.reason = %(reason)s
     AND (gap.source, gap.venue, gap.market, gap.symbol, gap.kind)
         = (known.source, known.venue, known.market, known.symbol, known.kind)
-)"""
+)""",
+    """
+SELECT venue, market, symbol, '{kind}', source FROM {table}
+WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'""",
+)
 
 Ring = tuple[int, int]  # number, epoch
 
@@ -212,6 +212,7 @@ class Database:
                 self._settings.dsn,
                 application_name=APPLICATION_NAME,
                 connect_timeout=self._settings.connect_timeout_s,
+                client_encoding="UTF8",
                 **KEEPALIVE,
             )
             connection = psycopg.connect(address, autocommit=True)

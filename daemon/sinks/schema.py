@@ -1,8 +1,8 @@
 """The database's tables: numbered migrations, applied once each under an advisory lock, and their daily upkeep.
 
-With TimescaleDB the two big tables are hypertables, whose chunks a job compresses. Without it they are partitioned by
-UTC day, and `maintain` makes partitions ahead. In both it drops old ones. Which of the two a database has is
-decided by its first migration: an extension that is installed later changes nothing.
+With TimescaleDB the tables of market data are hypertables, whose chunks a job compresses. Without it they are
+partitioned by UTC day, and `maintain` makes partitions ahead. In both it drops old ones. Which of the two a database
+has is decided by its first migration: an extension that is installed later changes nothing.
 
 Retention counts from receipt: a row whose exchange time is years old is kept as long as every other.
 """
@@ -19,12 +19,13 @@ import psycopg
 from psycopg import sql
 
 from daemon.errors import ConfigError
+from native_pipeline.records import MARKET_DATA
 
 Connection = psycopg.Connection[tuple[object, ...]]
 Variant = Literal["timescaledb", "plain"]
 
 FILE_NAME = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)(?:\.(?P<variant>timescaledb|plain))?\.sql")
-MARKET_TABLES = ("market_ticks", "market_orderbook")
+MARKET_TABLES = tuple(data.table for data in MARKET_DATA)
 # Small tables and the column that says how old a row is.
 SMALL_TABLES: Mapping[str, str] = {
     "quarantine": "recv_time",
@@ -33,6 +34,8 @@ SMALL_TABLES: Mapping[str, str] = {
     "system_metrics": "time",
 }
 LOCK_ID = 0x73697365  # "sise": no other program should use this advisory lock
+# Whatever a venue writes can be stored. In every other encoding one character could hold up all that follows it.
+ENCODING = "UTF8"
 DAYS_AHEAD = 7  # a daemon that cannot reach the database for a week has other problems
 LOCK_TIMEOUT = "5s"  # a long query of somebody else must not hold up the writer; maintain() is tried again later
 
@@ -43,6 +46,15 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     checksum   text        NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 )"""
+
+
+def over_market_tables(query: str, select: str) -> str:
+    """Return *query* with the rows of *select* for every kind of market data in the place of its {union}.
+
+    select: {table} and {kind} in it are the table and the name of the kind.
+    """
+    selects = [select.format(table=data.table, kind=data.name) for data in MARKET_DATA]
+    return query.format(union=" UNION ALL ".join(selects))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,7 @@ def migrate(database: str | Connection, *, retention_days: int = 365, columnstor
 
 
 def _apply(connection: Connection) -> list[str]:
+    _check_encoding(connection)
     connection.execute(MIGRATIONS_TABLE)
     variant = _variant_of(connection) or _choose_variant(connection)
     done = []
@@ -137,6 +150,12 @@ def _apply(connection: Connection) -> list[str]:
             )
         done.append(f"{migration.version:04}_{migration.name}")
     return done
+
+
+def _check_encoding(connection: Connection) -> None:
+    found = connection.info.parameter_status("server_encoding")
+    if found != ENCODING:
+        raise ConfigError(f"database.dsn: expected a database with encoding {ENCODING}, found {found}")
 
 
 def _applied(connection: Connection) -> dict[int, tuple[str, str]]:

@@ -9,7 +9,7 @@ ledger rows, and not compared with it. The comparison is exact: no tolerance.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -17,9 +17,10 @@ import psycopg
 import redis
 
 from daemon.config import Config
+from daemon.sinks.schema import over_market_tables
+from native_pipeline.records import MARKET_DATA
 
 APPLICATION_NAME = "sise verify"
-TABLE_KINDS: Mapping[str, str] = {"market_ticks": "trade", "market_orderbook": "orderbook"}
 PUBLISHED_KEY = (
     "published:minute:{minute}"  # hash: market|symbol|kind -> messages; see native_pipeline/redis_encoder.pyx
 )
@@ -59,11 +60,14 @@ FROM (
 ) AS row LEFT JOIN {known} ON row.source = known.source AND seq >= epoch AND seq < behind
 GROUP BY 1, 2, 3"""
 LEDGER_BOUNDS = "SELECT min(minute), max(minute) FROM ingest_ledger WHERE minute >= %s"
-ROW_BOUNDS = """
-SELECT min(first), max(last) FROM (
-    SELECT min(recv_time) AS first, max(recv_time) AS last FROM market_ticks WHERE recv_time >= %s
-    UNION ALL SELECT min(recv_time), max(recv_time) FROM market_orderbook WHERE recv_time >= %s
-) AS bounds"""
+ROW_BOUNDS = over_market_tables(
+    "SELECT min(first), max(last) FROM ({union}) AS bounds (first, last)",
+    "SELECT min(recv_time), max(recv_time) FROM {table} WHERE recv_time >= %(start)s",
+)
+GAPS = """
+SELECT market, symbol, kind, reason, count(*), sum(extract(epoch FROM ended - started)), sum(missing),
+    min(started), max(ended)
+FROM feed_gaps WHERE ended >= %(start)s GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
 
 
 class Key(NamedTuple):
@@ -102,6 +106,37 @@ class Difference:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class GapSum:
+    """The gaps of one stream for one reason: known holes, stored and reported, and no difference between counts."""
+
+    market: str
+    symbol: str
+    kind: str
+    reason: str
+    gaps: int
+    seconds: float  # of all together
+    missing: float | None  # shares, where the venue's cumulative volume tells
+    first_started: datetime
+    last_ended: datetime
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values."""
+        return asdict(self) | {
+            "first_started": self.first_started.astimezone(UTC).isoformat(),
+            "last_ended": self.last_ended.astimezone(UTC).isoformat(),
+        }
+
+    def as_text(self) -> str:
+        """Return one line."""
+        missing = "" if self.missing is None else f", {self.missing:,.16g} shares missing"
+        return (
+            f"{self.market} {self.symbol} {self.kind}: {self.reason}: {self.gaps:,} x, {self.seconds:,.3f} s{missing}"
+            f" ({self.first_started.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+            f" to {self.last_ended.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z)"
+        )
+
+
 @dataclass(slots=True)
 class Report:
     """The result, summed over everything that was compared."""
@@ -114,9 +149,14 @@ class Report:
     lost: int = 0  # received, and not stored even once
     duplicated: int = 0
     quarantined: int = 0
-    gaps: int = 0
+    gap_sums: list[GapSum] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     redis_problem: str | None = None
+
+    @property
+    def gaps(self) -> int:
+        """Rows of `feed_gaps`."""
+        return sum(gap_sum.gaps for gap_sum in self.gap_sums)
 
     @property
     def is_complete(self) -> bool:
@@ -136,12 +176,13 @@ class Report:
             "duplicated": self.duplicated,
             "quarantined": self.quarantined,
             "gaps": self.gaps,
+            "feed_gaps": [gap_sum.as_dict() for gap_sum in self.gap_sums],
             "redis_problem": self.redis_problem,
             "differences": [difference.as_dict() for difference in self.differences],
         }
 
     def as_text(self) -> str:
-        """Return a few lines for a terminal; at most 50 differences."""
+        """Return a few lines for a terminal; at most 50 differences and 50 streams with gaps."""
         lines = [
             f"received    {self.received:>12,}",
             f"stored      {self.stored:>12,}   and {self.open:,} more that no ledger row covers yet",
@@ -151,6 +192,9 @@ class Report:
             f"quarantined {self.quarantined:>12,}",
             f"feed gaps   {self.gaps:>12,}",
         ]
+        lines += [f"  {gap_sum.as_text()}" for gap_sum in self.gap_sums[:MAX_SHOWN]]
+        if len(self.gap_sums) > MAX_SHOWN:
+            lines.append(f"  ... and {len(self.gap_sums) - MAX_SHOWN:,} more; --json lists them all")
         if self.redis_problem is not None:
             lines.append(f"published could not be compared: {self.redis_problem}")
         for difference in self.differences[:MAX_SHOWN]:
@@ -230,7 +274,7 @@ def verify(config: Config, since: datetime | None = None, *, sleep: Callable[[fl
         for first, behind in _windows(sources, start):
             _add_window(report, sources, first, behind, sleep)
         report.quarantined = _count(connection, "SELECT count(*) FROM quarantine WHERE recv_time >= %s", [start])
-        report.gaps = _count(connection, "SELECT count(*) FROM feed_gaps WHERE ended >= %s", [start])
+        report.gap_sums = _read_gaps(connection, start)
     return report
 
 
@@ -286,7 +330,7 @@ def _add_window(report: Report, sources: _Sources, first: int, behind: int, slee
     still_open: Counter[Key] = Counter()
     duplicated: Counter[Key] = Counter()
     once: Counter[Key] = Counter()
-    for table, kind in TABLE_KINDS.items():
+    for _, kind, table, _ in MARKET_DATA:
         query = STORED.format(table=table, known=KNOWN).encode()
         for minute, market, symbol, closed, beyond in sources.connection.execute(query, values):
             key = Key(_minute_of(minute), market, symbol, kind)
@@ -355,7 +399,7 @@ def _windows(sources: _Sources, start: datetime) -> Iterator[tuple[int, int]]:
     """
     first, last = sources.connection.execute(LEDGER_BOUNDS, [start]).fetchone() or (None, None)
     # Only the newest rows can be without a ledger row: a scan of everything is needed only if there is no ledger.
-    rows = sources.connection.execute(ROW_BOUNDS, [last or start] * 2).fetchone() or (None, None)
+    rows = sources.connection.execute(ROW_BOUNDS, {"start": last or start}).fetchone() or (None, None)
     minutes = [_minute_of(moment) for moment in (first, last, *rows) if moment is not None]
     counted = range(max(_minute_of(start), sources.published_from, sources.retained_from), sources.growing_from)
     minutes += [counted[0], counted[-1]] if counted else []
@@ -370,6 +414,15 @@ def _windows(sources: _Sources, start: datetime) -> Iterator[tuple[int, int]]:
 def _count(connection: psycopg.Connection[tuple[Any, ...]], query: str, parameters: Sequence[object]) -> int:
     row = connection.execute(query.encode(), parameters).fetchone()
     return 0 if row is None else int(row[0])
+
+
+def _read_gaps(connection: psycopg.Connection[tuple[Any, ...]], start: datetime) -> list[GapSum]:
+    return [
+        GapSum(market, symbol, kind, reason, gaps, float(seconds), missing, started, ended)
+        for market, symbol, kind, reason, gaps, seconds, missing, started, ended in connection.execute(
+            GAPS, {"start": start}
+        )
+    ]
 
 
 def _minute_of(moment: datetime) -> int:

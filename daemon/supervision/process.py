@@ -24,6 +24,7 @@ where `run(child: Child) -> int | None` is given
     child.wait("writer", 0.2)        synchronous roles: sleep until the eventfd rings, a stop is asked for or time is up
     child.stop_fd                    the same for a role with its own poll: readable from the stop on, for ever
     child.stop_into(loop, event)     asyncio roles: set *event* when asked to stop (replaces the plain handler)
+    child.on_reload(loop, callback)  workers: called with the new (Config, WorkerPlan) when their part has changed
 
 The return value is the exit code (None: OK). A raised ConfigError exits with CONFIG; RingError or Refused before
 running() with CANNOT_BOOT; everything else is logged with its traceback and exits with FAILED, to be restarted.
@@ -50,10 +51,13 @@ import setproctitle
 from daemon import log
 from daemon.config import Config
 from daemon.errors import ConfigError, Refused, RingError
+from daemon.supervision import handover
 from native_pipeline.counters import COUNTERS, CountersBlock
 
 if TYPE_CHECKING:  # synchronous roles need not load them
     import asyncio
+
+    from daemon.shard_plan import WorkerPlan
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 RSS_INTERVAL_NS = 5_000_000_000  # reading /proc costs 20 us: not on every beat
@@ -99,6 +103,7 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     index: int | None = None
     wakes: tuple[str, ...] = ()  # consumer roles whose eventfd it waits on or rings
     payload: bytes = b""  # pack()ed plan of the role
+    accounts: tuple[str, ...] = ()  # that it uses: a change of their settings is told to it
     restart: Restart = Restart.ESSENTIAL
 
     @property
@@ -155,7 +160,9 @@ class Pulse:
 class Child:
     """One child process, seen from inside; the module's docstring says how a role uses it."""
 
-    def __init__(self, assignment: Assignment, counters: CountersBlock, stop_fd: int, stop_write_fd: int) -> None:
+    def __init__(
+        self, assignment: Assignment, counters: CountersBlock, stop_fd: int, stop_write_fd: int, told_fd: int = -1
+    ) -> None:
         self.name = assignment.name
         self.role = assignment.role
         self.index = assignment.index
@@ -172,6 +179,8 @@ class Child:
         self._stop_write_fd = stop_write_fd
         self._parent_pid = assignment.parent_pid
         self._payload = assignment.payload
+        self._told_fd = told_fd
+        self._generation = 0  # of what we were told
         self._pulse = Pulse(counters)
         self._state = ProcessState.STARTING
 
@@ -247,12 +256,37 @@ class Child:
         if self.stopping:
             stop.set()
 
+    def on_reload(self, loop: "asyncio.AbstractEventLoop", callback: "Callable[[Config, WorkerPlan], None]") -> None:
+        """Call *callback* in *loop* with each new part of a worker, also if one came before this call.
+
+        Several that come quickly may arrive as one, the last. `config` and `unpack()` give the new values from then on.
+        """
+        from daemon.shard_plan import WorkerPlan  # noqa: PLC0415 - only workers have one
+
+        def deliver() -> None:
+            if self._take_news():
+                callback(self.config, self.unpack(WorkerPlan))
+
+        loop.add_signal_handler(signal.SIGHUP, deliver)
+        loop.call_soon(deliver)
+
+    def _take_news(self) -> bool:
+        """Read again what the supervisor tells; False: nothing new, or half of it, and a signal is on its way."""
+        told = handover.read(self._told_fd) if self._told_fd >= 0 else None
+        if told is None or told[0] <= self._generation:
+            return False
+        assignment = msgspec.msgpack.decode(told[1], type=Assignment)
+        self._generation = told[0]
+        self.config = assignment.config
+        self._payload = assignment.payload
+        return True
+
 
 def main(entry: Callable[[Child], int | None]) -> NoReturn:
     """Become the child that the supervisor describes on standard input, run *entry*, and exit with a named code."""
-    assignment = _read_assignment()
+    assignment, told_fd = _read_assignment()
     _follow_parent(assignment.parent_pid)
-    child = bootstrap(assignment)
+    child = bootstrap(assignment, told_fd)
     code = run_entry(child, entry)
     if child.state is not ProcessState.STARTING:  # what never ran stays STARTING: the supervisor can tell
         child.set_state(ProcessState.STOPPED)
@@ -261,8 +295,8 @@ def main(entry: Callable[[Child], int | None]) -> NoReturn:
     sys.exit(code)
 
 
-def bootstrap(assignment: Assignment) -> Child:
-    """Set title, logging, signals and counters of this process."""
+def bootstrap(assignment: Assignment, told_fd: int = -1) -> Child:
+    """Set title, logging, signals and counters of this process. told_fd: where the supervisor tells news."""
     setproctitle.setproctitle(f"sise: {assignment.name.replace('-', ' ')}")
     faulthandler.enable()  # the supervisor ends a hung process with SIGABRT: the traceback says where it hung
     settings = assignment.config.log
@@ -278,7 +312,7 @@ def bootstrap(assignment: Assignment) -> Child:
         counters.set(name, 0)
 
     stop_fd, stop_write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    child = Child(assignment, counters, stop_fd, stop_write_fd)
+    child = Child(assignment, counters, stop_fd, stop_write_fd, told_fd)
 
     def on_sigterm(_signal: int, _frame: FrameType | None) -> None:
         child.ask_to_stop()
@@ -288,7 +322,7 @@ def bootstrap(assignment: Assignment) -> Child:
     signal.signal(signal.SIGTERM, on_sigterm)
     # A signal between the last bytecode and poll() would wait for poll's end if only the Python handler wrote.
     signal.set_wakeup_fd(stop_write_fd, warn_on_full_buffer=False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked since the supervisor's fork
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})  # blocked since the supervisor's fork
     return child
 
 
@@ -297,10 +331,20 @@ def momentary_gauges() -> tuple[str, ...]:
     return tuple(name for name, unit, meaning in COUNTERS if meaning.endswith("(gauge)") and unit != "ns")
 
 
-def _read_assignment() -> Assignment:
-    """Take the assignment from standard input, and leave /dev/null there."""
+def _read_assignment() -> tuple[Assignment, int]:
+    """Take the assignment and its file from standard input, and leave /dev/null there.
+
+    News that the supervisor has told meanwhile may be in it already: they are delivered once more, which is harmless.
+    Through a pipe comes the bare assignment, and no news (-1).
+    """
     try:
-        assignment = msgspec.msgpack.decode(sys.stdin.buffer.read() if not sys.stdin.isatty() else b"", type=Assignment)
+        told = handover.read(0)
+        told_fd = os.dup(0)
+    except OSError:  # a pipe or a terminal has no positions
+        told = (0, b"" if sys.stdin.isatty() else sys.stdin.buffer.read())
+        told_fd = -1
+    try:
+        assignment = msgspec.msgpack.decode(told[1] if told else b"", type=Assignment)
     except msgspec.DecodeError:
         sys.stderr.write("sise: this process is started by `sise run`, not by hand\n")
         sys.exit(ExitCode.CONFIG)
@@ -309,7 +353,7 @@ def _read_assignment() -> Assignment:
     os.close(null)
     for fd in (*assignment.wake_fds.values(), assignment.lock_fd):
         os.set_inheritable(fd, False)  # ours, but not our own children's
-    return assignment
+    return assignment, told_fd
 
 
 def _follow_parent(parent_pid: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from daemon.supervision import handover
 from daemon.supervision.directory_lock import ProcessId, identify
 from daemon.supervision.process import Assignment, ExitCode
 
@@ -14,10 +15,12 @@ from daemon.supervision.process import Assignment, ExitCode
 class ChildHandle:
     """A started child; `pidfd` becomes readable when it ends. Signals go through it and so never to a reused pid."""
 
-    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], told_fd: int) -> None:
         self.pid = popen.pid
         self.pidfd = os.pidfd_open(popen.pid)
         self._popen = popen
+        self._told_fd = told_fd
+        self._generation = 0
 
     def identity(self) -> ProcessId:
         """Return pid and start time; valid until try_reap() has returned a code."""
@@ -30,26 +33,33 @@ class ChildHandle:
         except ProcessLookupError:
             return
 
+    def tell(self, assignment: Assignment) -> None:
+        """Replace what the child was told, and ring. Raises OSError: it goes on with what it has."""
+        self._generation += 1
+        handover.write(self._told_fd, self._generation, msgspec.msgpack.encode(assignment))
+        self.send(signal.SIGHUP)
+
     def try_reap(self) -> int | None:
         """Return the exit code (negative: the signal) and free everything; None while the process lives."""
         code = self._popen.poll()
         if code is not None and self.pidfd >= 0:
             os.close(self.pidfd)
-            self.pidfd = -1
+            os.close(self._told_fd)
+            self.pidfd = self._told_fd = -1
         return code
 
 
 def spawn(argv: tuple[str, ...], assignment: Assignment, pass_fds: Iterable[int]) -> ChildHandle:
     """Start *argv* in a session of its own, with *assignment* on its standard input and *pass_fds* open.
 
-    SIGTERM is blocked until the child's `process.bootstrap` handles it: one that comes early is kept, not fatal.
+    SIGTERM and SIGHUP are blocked until the child's `process.bootstrap` handles them: one that comes early is kept, not
+    fatal.
     Raises OSError if the process cannot be started.
     """
-    told = os.memfd_create("assignment", os.MFD_CLOEXEC)  # has no name that anybody could open
+    told = handover.create()
     try:
-        os.write(told, msgspec.msgpack.encode(assignment))
-        os.lseek(told, 0, os.SEEK_SET)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        handover.write(told, 0, msgspec.msgpack.encode(assignment))
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
         try:
             # A session of its own: Ctrl-C on the terminal reaches the supervisor only.
             popen = subprocess.Popen(  # noqa: S603 - argv comes from topology
@@ -57,9 +67,10 @@ def spawn(argv: tuple[str, ...], assignment: Assignment, pass_fds: Iterable[int]
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    finally:
+    except BaseException:
         os.close(told)
-    return ChildHandle(popen)
+        raise
+    return ChildHandle(popen, told)
 
 
 def reap_strays(ours: Iterable[int]) -> None:

@@ -15,20 +15,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import msgspec
 import setproctitle
 
 from daemon import log
+from daemon.alerts import SOCKET as ALERTS_SOCKET
+from daemon.alerts import Alerts, DatagramAlerts
 from daemon.config import Config
 from daemon.errors import ConfigError, IngestError, Refused
 from daemon.supervision import drain, leftovers, liveness, spawn
+from daemon.supervision.chore import Chore, ChoreSpec
 from daemon.supervision.directory_lock import ChildEntry, DirectoryLock
+from daemon.supervision.managed import Managed
 from daemon.supervision.process import Assignment, ExitCode, ProcessSpec, ProcessState, Pulse, Restart
+from daemon.supervision.reload import Respec, revise
 from daemon.supervision.restarts import Backoff, RestartBudget
 from daemon.supervision.run_records import RunRecords
 from native_pipeline.counters import CountersBlock, create_counters_file
@@ -45,29 +48,8 @@ ORPHAN_EXTRA_S = 3.0  # beyond the grace period that orphans give themselves
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 FOREIGN_KILLS = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT})
 BOOT_FAILURES = frozenset({ExitCode.CONFIG, ExitCode.CANNOT_BOOT})
-FIXED_WHILE_RUNNING = ("data_dir", "workers", "ring", "http", "log")
+LIMITS_LEARNED = "limits_learned"  # counted by the workers, which keep them where the next plan finds them
 TOTALS = ("records_received", "rows_committed", "records_published", "records_quarantined")
-
-
-@dataclass(slots=True)
-class _Managed:
-    """A place in the desired state, and the process that fills it. All times are CLOCK_MONOTONIC."""
-
-    spec: ProcessSpec
-    counters: CountersBlock
-    backoff: Backoff
-    handle: spawn.ChildHandle | None = None
-    due_ns: int | None = 0  # when to start it; None: not any more
-    spawned_ns: int = 0
-    starts: int = 0
-    kill_at_ns: int | None = None
-    is_condemned: bool = False  # we ended it, because it hung
-    is_asked_to_stop: bool = False
-
-    def has_run(self, pid: int) -> bool:
-        """True if the process *pid* got as far as doing its work."""
-        vitals = self.counters.snapshot()
-        return vitals is not None and vitals["pid"] == pid and vitals["state"] != ProcessState.STARTING
 
 
 class _StopAsked(Exception):
@@ -78,8 +60,10 @@ class Supervisor:
     """Runs *specs* until told to stop; build it in the composition root and call run() in the main thread.
 
     prepare: called with the directory locked and no child running: create or check ring files there.
-    reload: reads the settings again on SIGHUP (ConfigError: the old ones stay); children started later get the result.
-    on_reload: told the new settings.
+    reload: reads the settings again on SIGHUP; respec: the same processes for other settings, called for a reload and
+    when a worker has learned a limit. ConfigError from either: everything stays as it is. Children whose part changes
+    are told (`Child.on_reload`), and those started later get the new one. chore: done before the first child starts.
+    booted: given what alerts can be sent with, once there are counters to count them.
     """
 
     def __init__(
@@ -91,7 +75,9 @@ class Supervisor:
         counters_path: Path,
         prepare: Callable[[], None] | None = None,
         reload: Callable[[], Config] | None = None,
-        on_reload: Callable[[Config], None] | None = None,
+        respec: Respec | None = None,
+        chore: ChoreSpec | None = None,
+        booted: Callable[[Alerts], None] | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._specs = tuple(specs)
@@ -101,14 +87,16 @@ class Supervisor:
         self._counters_path = counters_path
         self._prepare = prepare
         self._reload_config = reload
-        self._on_reload = on_reload
+        self._respec = respec
+        self._chore = None if chore is None else Chore(chore, clock_ns=clock_ns)
+        self._booted = booted
         self._clock_ns = clock_ns
         self._log = log.get()
         self._lock = DirectoryLock(self._run_dir, sleep=self._sleep_unless_stopped)
         self._records = RunRecords(self._run_dir)
         self._stages = drain.stages((spec.drain_order for spec in specs), config.supervision.grace_s)
         self._budget = RestartBudget(config.supervision.restarts_per_hour)
-        self._managed: list[_Managed] = []
+        self._managed: list[Managed] = []
         self._wake_fds: dict[str, int] = {}
         self._signals: deque[int] = deque()
         self._poll = select.poll()
@@ -119,8 +107,10 @@ class Supervisor:
         self._exit_code: int = ExitCode.OK
         self._unclean: list[str] = []
         self._counters: CountersBlock
+        self._alerts: DatagramAlerts
         self._pulse: Pulse
         self._totals_at_start: dict[str, int] = {}
+        self._limits_learned = self._limits_seen = 0
 
     # ---- life ----------------------------------------------------------------------------------------
 
@@ -136,12 +126,15 @@ class Supervisor:
             if self._boot():
                 self._loop(read_fd)
                 self._report_end()
+                self._alerts.close()
         finally:
             signal.set_wakeup_fd(wakeup_fd)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             for fd in (read_fd, write_fd, *self._wake_fds.values()):
                 os.close(fd)
+            if self._chore is not None:
+                self._chore.stop()
             self._lock.close()
         return self._exit_code
 
@@ -171,15 +164,24 @@ class Supervisor:
         self._counters.take(NAME)
         self._counters.set_state(ProcessState.RUNNING)
         self._pulse = Pulse(self._counters)
+        self._alerts = DatagramAlerts(
+            self._data_dir / ALERTS_SOCKET, role=NAME, logger=self._log, counters=self._counters
+        )
+        if self._booted is not None:
+            self._booted(self._alerts)
         limits = self._config.supervision
         for spec in self._specs:
             counters = CountersBlock(self._counters_path, spec.counters_block)
-            self._managed.append(_Managed(spec, counters, Backoff(limits.restart_first_s, limits.restart_max_s)))
+            self._managed.append(Managed(spec, counters, Backoff(limits.restart_first_s, limits.restart_max_s)))
         self._totals_at_start = self._totals()
+        self._limits_learned = self._limits_seen = self._total(LIMITS_LEARNED)
         for wake in sorted({wake for spec in self._specs for wake in spec.wakes}):
             self._wake_fds[wake] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._records.write_pid(os.getpid())
         self._log.info("supervisor_started", data_dir=str(self._data_dir), processes=len(self._specs))
+        if self._chore is not None:
+            with suppress(_StopAsked):  # the loop takes the signal
+                self._chore.first(self._config, sleep=self._sleep_unless_stopped)
         return True
 
     def _refuse(self, code: ExitCode, event: str, exc: Exception) -> bool:
@@ -195,7 +197,7 @@ class Supervisor:
         self._log.warning("waiting_for_orphans", orphans=names, at_most_s=self._config.supervision.grace_s)
 
     def _sleep_unless_stopped(self, seconds: float) -> None:
-        """Sleep for the directory lock. Raises _StopAsked."""
+        """Sleep before the loop begins. Raises _StopAsked."""
         self._poll.poll(seconds * 1000)
         if {signal.SIGTERM, signal.SIGINT} & set(self._signals):
             raise _StopAsked
@@ -255,19 +257,43 @@ class Supervisor:
         if self._reload_config is None or self._stop_began_ns is not None:
             return
         try:
-            new = self._reload_config()
+            self._adopt(self._reload_config())
         except ConfigError as exc:
             self._log.error("reload_refused", error=str(exc))
+            self._alerts.send("WARNING", "reload_refused", f"the settings in force are kept: {exc}")
+
+    def _adopt(self, new: Config) -> None:
+        """Go by *new* from here on, and tell whom it concerns. Raises ConfigError: nothing has changed."""
+        revision = revise(self._config, new, [managed.spec for managed in self._managed], self._respec)
+        if revision.refused:
+            self._log.warning("reload_needs_restart", keys=revision.refused)
+        if self._chore is not None and revision.config.calendar != self._config.calendar:
+            self._chore.ask()
+        self._config = revision.config
+        for managed in self._managed:
+            managed.spec = revision.specs[managed.spec.name]
+            if managed.handle and managed.spec.name in revision.concerned:
+                self._tell(managed, managed.handle)
+        self._log.info("reloaded", concerned=sorted(revision.concerned))
+
+    def _tell(self, managed: Managed, handle: spawn.ChildHandle) -> None:
+        try:
+            handle.tell(self._assignment(managed.spec))
+        except OSError as exc:  # no memory for a few kilobytes: its restart will tell it
+            self._log.error("child_not_told", child=managed.spec.name, error=str(exc))
+
+    def _notice_limits(self) -> None:
+        """Plan again when workers have learned how much a session takes, and none has learned more for a round."""
+        total = self._total(LIMITS_LEARNED)
+        is_settled, self._limits_seen = total == self._limits_seen, total
+        if not is_settled or total == self._limits_learned:
             return
-        old = self._config
-        changed = [key for key in FIXED_WHILE_RUNNING if getattr(new, key) != getattr(old, key)]
-        if changed:
-            self._log.warning("reload_needs_restart", keys=changed)
-            new = msgspec.structs.replace(new, **{key: getattr(old, key) for key in changed})
-        self._config = new
-        self._log.info("reloaded")
-        if self._on_reload is not None:
-            self._on_reload(new)
+        self._limits_learned = total
+        try:
+            self._adopt(self._config)
+        except ConfigError as exc:
+            self._log.error("replan_refused", error=str(exc))
+            self._alerts.send("CRITICAL", "replan_refused", f"the plan in force is kept: {exc}")
 
     # ---- verb 2: reap ----------------------------------------------------------------------------------
 
@@ -282,9 +308,10 @@ class Supervisor:
                 self._poll.unregister(pidfd)
                 self._on_exit(managed, handle.pid, code)
         if os.getpid() == 1:
-            spawn.reap_strays(managed.handle.pid for managed in self._managed if managed.handle)
+            ours = {managed.handle.pid for managed in self._managed if managed.handle}
+            spawn.reap_strays(ours | {self._chore.pid or 0 if self._chore else 0})
 
-    def _on_exit(self, managed: _Managed, pid: int, code: int) -> None:
+    def _on_exit(self, managed: Managed, pid: int, code: int) -> None:
         name = managed.spec.name
         has_run = managed.has_run(pid)
         uptime_s = (self._now_ns - managed.spawned_ns) / SECOND_NS
@@ -301,12 +328,13 @@ class Supervisor:
             managed.due_ns = None
         elif code in BOOT_FAILURES and managed.starts == 1 and not has_run:
             found.critical("child_cannot_boot")
+            self._alerts.send("CRITICAL", "process_cannot_boot", f"{name} cannot start: the daemon ends", subject=name)
             self._begin_stop(f"{name} cannot boot", code)
         else:
             self._schedule_restart(managed, found, code=code, has_run=has_run, uptime_s=uptime_s)
 
     def _schedule_restart(
-        self, managed: _Managed, found: Any, *, code: int, has_run: bool, uptime_s: float
+        self, managed: Managed, found: Any, *, code: int, has_run: bool, uptime_s: float
     ) -> None:  # Any: structlog's bound logger
         limits = self._config.supervision
         is_foreign_kill = code in FOREIGN_KILLS and not managed.is_condemned
@@ -314,10 +342,13 @@ class Supervisor:
         delay_s = managed.backoff.next_delay_s(was_healthy=was_healthy)
         managed.due_ns = self._now_ns + int(delay_s * SECOND_NS)
         found.warning("child_died", restart_in_s=delay_s)
+        name, ended = managed.spec.name, spawn.describe_exit(code)
+        self._alerts.send("WARNING", "process_restarted", f"{name} ended ({ended}); started again", subject=name)
         if is_foreign_kill or managed.spec.restart is Restart.BEST_EFFORT:
             return
         if not self._budget.try_spend(self._now_ns):
             found.critical("restart_budget_spent", restarts_per_hour=self._budget.limit)
+            self._alerts.send("CRITICAL", "restart_budget_spent", f"{name} ends again and again: the daemon stops")
             self._begin_stop("restart budget spent", ExitCode.FAILED)
 
     # ---- verb 3: judge ---------------------------------------------------------------------------------
@@ -329,9 +360,13 @@ class Supervisor:
             self._watching_since_ns = self._now_ns
         self._judged_ns = self._now_ns
         self._records.retry()
+        self._alerts.flush()
+        self._notice_limits()
+        if self._chore is not None:
+            self._chore.tick(self._config)
         living = {managed.spec.name: managed for managed in self._managed if managed.handle}
         verdicts = liveness.judge(
-            [_vital(managed) for managed in living.values()],
+            [managed.vital() for managed in living.values()],
             self._now_ns,
             limit_ns=int(self._config.supervision.heartbeat_timeout_s * SECOND_NS),
             watching_since_ns=self._watching_since_ns,
@@ -340,7 +375,7 @@ class Supervisor:
             if verdict not in liveness.ALIVE and not living[name].is_condemned:
                 self._condemn(living[name], verdict)
 
-    def _condemn(self, managed: _Managed, verdict: liveness.Verdict) -> None:
+    def _condemn(self, managed: Managed, verdict: liveness.Verdict) -> None:
         """End a hung process: SIGABRT makes it print where it hangs, SIGKILL follows."""
         assert managed.handle is not None
         limit_s = self._config.supervision.heartbeat_timeout_s
@@ -380,7 +415,7 @@ class Supervisor:
             if managed.handle is None and managed.due_ns is not None and self._now_ns >= managed.due_ns:
                 self._start(managed)
 
-    def _start(self, managed: _Managed) -> None:
+    def _start(self, managed: Managed) -> None:
         spec = managed.spec
         assignment = self._assignment(spec)
         managed.starts += 1
@@ -428,7 +463,10 @@ class Supervisor:
     # ---- the end ---------------------------------------------------------------------------------------
 
     def _totals(self) -> dict[str, int]:
-        return {name: sum(managed.counters.get(name) for managed in self._managed) for name in TOTALS}
+        return {name: self._total(name) for name in TOTALS}
+
+    def _total(self, name: str) -> int:
+        return sum(managed.counters.get(name) for managed in self._managed)
 
     def _report_end(self) -> None:
         """Log the counts of this run, and whether the stop was an orderly one."""
@@ -452,15 +490,3 @@ class Supervisor:
             self._log.error("Shutdown After Failure", **counts, **in_rings, took_s=took_s, unclean=self._unclean)
         self._counters.set_state(ProcessState.STOPPED)
         self._records.remove()
-
-
-def _vital(managed: _Managed) -> liveness.Vital:
-    assert managed.handle is not None
-    block = managed.counters.snapshot() or {"pid": 0, "heartbeat_mono_ns": 0}
-    return liveness.Vital(
-        name=managed.spec.name,
-        pid=managed.handle.pid,
-        spawned_mono_ns=managed.spawned_ns,
-        block_pid=block["pid"],
-        heartbeat_mono_ns=block["heartbeat_mono_ns"],
-    )

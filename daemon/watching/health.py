@@ -10,6 +10,7 @@ WRITER = "writer"
 MAX_COMMIT_AGE_S = 5.0  # a batch takes 0.2 s: records that wait longer mean a writer that does not keep up
 MAX_RING_SHARE = 0.25  # of a ring waiting for the writer
 RUNNING = ProcessState.RUNNING.name.lower()
+STOPPED = ProcessState.STOPPED.name.lower()
 
 
 def dead_reasons(reading: Reading, *, silence_limit_s: float) -> list[str]:
@@ -43,7 +44,7 @@ def unready_reasons(history: Sequence[Reading], *, silence_limit_s: float) -> li
             reasons.append(f"{process.name}: is {process.state}")
         else:
             reasons += _role_reasons(process)
-    reasons += _lag_reasons(history)
+    reasons += lag_reasons(history)
     return reasons
 
 
@@ -72,8 +73,11 @@ def _subscription_reasons(name: str, values: Mapping[str, int]) -> list[str]:
     return reasons
 
 
-def _lag_reasons(history: Sequence[Reading]) -> list[str]:
-    """A record published before the age limit and not committed now is late, however few there are."""
+def lag_reasons(history: Sequence[Reading]) -> list[str]:
+    """Return which rings the writer does not keep up with.
+
+    A record published before the age limit and not committed now is late, however few there are.
+    """
     now = history[-1]
     limit_ns = now.mono_ns - MAX_COMMIT_AGE_S * NS_PER_S
     then = next((reading for reading in reversed(history) if reading.mono_ns <= limit_ns), None)

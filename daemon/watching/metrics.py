@@ -1,53 +1,34 @@
 """Readings in the Prometheus text format: every name starts with `sise_`, each number says which process it is of."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from daemon.supervision.process import ProcessState
 from daemon.watching import ages
-from daemon.watching.readings import NS_PER_S, ProcessReading, Reading
+from daemon.watching.markets import MarketReading
+from daemon.watching.ownership import relevant_counters
+from daemon.watching.readings import NS_PER_S, Reading
 from native_pipeline.counters import COUNTERS, bucket_upper_us
 
-# Who writes what: a worker must not report "database_connected 0". A counter in no line is shown where it is not 0.
-WORKER = """
-    frames_received bytes_received records_received records_quarantined control_frames ring_full_waits socket_pauses
-    connections_opened connections_lost connections_ready connections_planned subscriptions_confirmed
-    subscriptions_pending subscriptions_failed pingpongs gaps_recorded tail_bytes_cut last_data_ns rss_bytes
-"""
-PUBLISHER = """
-    records_published publish_batches publish_lapped publish_errors redis_connected publisher_lag_bytes corrupt_records
-    rss_bytes
-"""
-WRITER = """
-    rows_committed batches_committed commit_retries database_connected writer_lag_bytes writer_lag_records writer_lapped
-    last_commit_ns corrupt_records rss_bytes
-"""
-COUNTERS_OF = {
-    "worker": frozenset(WORKER.split()),
-    "publisher": frozenset(PUBLISHER.split()),
-    "writer": frozenset(WRITER.split()),
-    "supervisor": frozenset({"restarts", "rss_bytes"}),
-    "monitor": frozenset({"rss_bytes"}),
-}
-ASSIGNED = frozenset().union(*COUNTERS_OF.values())
 LABELS = ("role", "process")
 AGE_BUCKETS_BASE = 15  # bucket of at most 15 us; from here on each 8th bucket ends just below a power of two
 AGE_BUCKETS_STEP = 8
 AGE_BUCKETS = 22  # up to 2**25 us = 34 s
 
 
-def relevant_counters(process: ProcessReading) -> dict[str, int]:
-    """Return the counters that *process* writes."""
-    own = COUNTERS_OF.get(process.role, frozenset())
-    return {name: value for name, value in process.values.items() if name in own or (value and name not in ASSIGNED)}
-
-
-def exposition(reading: Reading, *, is_ready: bool, recent_ages_us: Mapping[str, Mapping[str, int | None]]) -> bytes:
+def exposition(
+    reading: Reading,
+    *,
+    is_ready: bool,
+    recent_ages_us: Mapping[str, Mapping[str, int | None]],
+    markets: Sequence[MarketReading] = (),
+) -> bytes:
     """Return *reading* as text."""
+    families = [*_families(reading), _ready(is_ready), _recent_ages(recent_ages_us), *_market_families(markets)]
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families([*_families(reading), _ready(is_ready), _recent_ages(recent_ages_us)]))
+    registry.register(_Families(families))
     return generate_latest(registry)
 
 
@@ -143,3 +124,14 @@ def _recent_ages(recent_ages_us: Mapping[str, Mapping[str, int | None]]) -> Gaug
             if age_us is not None:
                 family.add_metric([stage, str(ages.QUANTILES[name])], age_us / 1e6)
     return family
+
+
+def _market_families(markets: Sequence[MarketReading]) -> Iterator[Metric]:
+    is_open = GaugeMetricFamily("sise_market_open", "1 while the market trades", labels=("market",))
+    newest = GaugeMetricFamily(
+        "sise_market_last_data_timestamp_seconds", "receive time of the newest record", labels=("market",)
+    )
+    for market in markets:
+        is_open.add_metric([market.name], float(market.is_open))
+        newest.add_metric([market.name], market.last_data_ns / NS_PER_S)
+    yield from (is_open, newest)

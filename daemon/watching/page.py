@@ -35,6 +35,10 @@ th:first-child, td:first-child { text-align: left; }
 <ul id="reasons" class="bad"></ul>
 <div id="numbers"></div>
 <h2>Processes</h2><div class="scroll"><table id="processes"></table></div>
+<h2>Markets</h2><div class="scroll"><table id="markets"></table></div>
+<h2>Sessions</h2><div class="scroll"><table id="sessions"></table></div>
+<ul id="problems" class="bad"></ul>
+<h2>Completeness and alerts</h2><div class="scroll"><table id="counts"></table></div>
 <h2>Age of records, last minute</h2><div class="scroll"><table id="ages"></table></div>
 <h2>Rings</h2><div class="scroll"><table id="rings"></table></div>
 <noscript>The numbers are in <a href="/status.json">/status.json</a>.</noscript>
@@ -60,6 +64,8 @@ function table(id, head, rows) {
   };
   at(id).replaceChildren(line("th", head), ...rows.map(cells => line("td", cells)));
 }
+const ago = s => s === null || s === undefined ? "–" : span(s) + " ago";
+const shownProblems = 50;
 const names = { frames_received: "frames", records_received: "records received", records_published: "published",
   rows_committed: "rows committed", records_quarantined: "quarantined" };
 function draw(status) {
@@ -76,6 +82,19 @@ function draw(status) {
   table("processes", ["process", "pid", "state", "heartbeat", "up", "starts", "memory"], status.processes.map(p => [
     p.name, p.pid, [p.state, p.state === "running" ? "good" : "bad"], number(p.silent_for_s) + " s ago",
     span(p.uptime_s), p.starts, mib(p.rss_bytes)]));
+  table("markets", ["market", "state", "last data", "next change"], status.markets.map(market => [
+    market.name, [market.open ? "open" : "closed", market.open ? "good" : "soft"], ago(market.last_data_age_s),
+    market.changes_at ? market.changes_at.slice(0, 16).replace("T", " ") + " UTC" : "–"]));
+  table("sessions", ["account", "venue", "worker", "state", "confirmed", "last data"], status.sessions.map(s => [
+    s.account, s.venue, s.worker, s.state, [s.confirmed + " of " + s.desired, s.confirmed < s.desired ? "bad" : ""],
+    ago(s.last_data_age_s)]));
+  const problems = status.sessions.flatMap(s => s.problems.map(p =>
+    s.account + ": " + [p.market, p.exchange, p.kind, p.symbol, p.state, p.reason].filter(Boolean).join(" ")));
+  at("problems").replaceChildren(...problems.slice(0, shownProblems).map(text => element("li", text)),
+    ...(problems.length > shownProblems ? [element("li", (problems.length - shownProblems) + " more")] : []));
+  const counts = { ...status.completeness, ...Object.fromEntries(
+    Object.entries(status.alerts).map(([name, n]) => ["alerts " + name, n])) };
+  table("counts", Object.keys(counts).map(name => name.replaceAll("_", " ")), [Object.values(counts).map(number)]);
   table("ages", ["stage", "p50", "p99", "p99.9"], Object.entries(status.age_us).map(([stage, ages]) => [
     stage, age(ages.p50), age(ages.p99), age(ages.p99_9)]));
   table("rings", ["ring", "size", "written", "writer behind", "publisher behind"], status.rings.map(ring => [

@@ -10,10 +10,12 @@ import msgspec
 from daemon.errors import RingError
 from daemon.rings import ring_paths
 from daemon.supervision.process import ProcessState
+from daemon.watching.worker_status import WorkerStatus, WorkerStatusFiles
 from native_pipeline.counters import CountersBlock
 from native_pipeline.ring import RingFile
 
 NS_PER_S = 1_000_000_000
+WORKER = "worker"
 
 
 class ProcessReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,13 +53,14 @@ class RingReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything at one moment. `missing`: processes that never took their counters block."""
+    """Everything at one moment. `missing`: processes that never took their counters block. `workers`: by name."""
 
     wall_ns: int
     mono_ns: int
     processes: list[ProcessReading]
     missing: list[str]
     rings: list[RingReading]
+    workers: dict[str, WorkerStatus] = {}
 
 
 def role_of(name: str) -> str:
@@ -84,6 +87,7 @@ class Instruments:
         self._mono_ns = mono_ns
         self._blocks: dict[str, CountersBlock] = {}
         self._rings: dict[Path, RingFile] = {}
+        self._worker_files = WorkerStatusFiles(data_dir)
 
     def read(self) -> Reading:
         """Return the present numbers."""
@@ -98,7 +102,12 @@ class Instruments:
             else:
                 found.append(_process_reading(name, block, mono_ns))
         return Reading(
-            wall_ns=self._wall_ns(), mono_ns=mono_ns, processes=found, missing=missing, rings=self._read_rings()
+            wall_ns=self._wall_ns(),
+            mono_ns=mono_ns,
+            processes=found,
+            missing=missing,
+            rings=self._read_rings(),
+            workers={name: self._worker_files.read(name) for name in self._processes if role_of(name) == WORKER},
         )
 
     def _read_rings(self) -> list[RingReading]:

@@ -7,19 +7,19 @@ holds a secret: settings are not shown.
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from daemon.watching import ages, health, metrics
+from daemon.watching.markets import MarketReading
 from daemon.watching.page import PAGE
-from daemon.watching.readings import NS_PER_S, ProcessReading, Reading, RingReading
+from daemon.watching.readings import Reading
+from daemon.watching.summary import summarize
 
 SAMPLE_INTERVAL_S = 1.0
 WINDOW_S = 60
-RATES = ("frames_received", "records_received", "records_published", "rows_committed", "records_quarantined")
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'",
@@ -33,14 +33,22 @@ JSON_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"
 class Watch:
     """The readings of the last minute, one a second, and what follows from them."""
 
-    def __init__(self, read: Callable[[], Reading], *, silence_limit_s: float) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Reading],
+        *,
+        silence_limit_s: float,
+        markets: Callable[[Reading], list[MarketReading]] = lambda _reading: [],
+    ) -> None:
         self._read = read
         self._silence_limit_s = silence_limit_s
+        self._markets = markets
         self._history: deque[Reading] = deque(maxlen=int(WINDOW_S / SAMPLE_INTERVAL_S) + 1)
 
-    def sample(self) -> None:
-        """Keep a reading; called each SAMPLE_INTERVAL_S."""
+    def sample(self) -> Sequence[Reading]:
+        """Keep a reading; called each SAMPLE_INTERVAL_S. Returns the last minute, the newest at the end."""
         self._history.append(self._read())
+        return self._history
 
     def _history_and_now(self) -> list[Reading]:
         return [*self._history, self._read()]
@@ -60,70 +68,13 @@ class Watch:
             history[-1],
             is_ready=not health.unready_reasons(history, silence_limit_s=self._silence_limit_s),
             recent_ages_us=ages.between(history[0], history[-1]),
+            markets=self._markets(history[-1]),
         )
 
     def status(self) -> dict[str, Any]:  # JSON
         """Return everything, for `/status.json`."""
         history = self._history_and_now()
-        now = history[-1]
-        return {
-            "time": datetime.fromtimestamp(now.wall_ns / NS_PER_S, UTC).isoformat(),
-            "alive": not (dead := health.dead_reasons(now, silence_limit_s=self._silence_limit_s)),
-            "ready": not (unready := health.unready_reasons(history, silence_limit_s=self._silence_limit_s)),
-            "reasons": list(dict.fromkeys([*dead, *unready])),
-            "totals": {name: total(now, name) for name in RATES},
-            "per_second": rates(history),
-            "age_us": ages.between(history[0], now),
-            "processes": [_process_status(now, process) for process in now.processes],
-            "missing": now.missing,
-            "rings": [_ring_status(ring) for ring in now.rings],
-        }
-
-
-def total(reading: Reading, counter: str) -> int:
-    """Return the sum of *counter* over all processes."""
-    return sum(process.values[counter] for process in reading.processes)
-
-
-def rates(history: Sequence[Reading]) -> dict[str, float]:
-    """Return the increase a second over the last ten seconds of *history*."""
-    now = history[-1]
-    since = next(reading for reading in history if now.mono_ns - reading.mono_ns <= 10 * NS_PER_S)
-    elapsed_s = (now.mono_ns - since.mono_ns) / NS_PER_S
-    if elapsed_s < SAMPLE_INTERVAL_S / 2:
-        return dict.fromkeys(RATES, 0.0)
-    return {name: round((total(now, name) - total(since, name)) / elapsed_s, 1) for name in RATES}
-
-
-def _process_status(now: Reading, process: ProcessReading) -> dict[str, Any]:
-    return {
-        "name": process.name,
-        "role": process.role,
-        "pid": process.pid,
-        "state": process.state,
-        "silent_for_s": round(process.silent_for_s, 3),
-        "starts": process.starts,
-        "uptime_s": round((now.wall_ns - process.started_ns) / NS_PER_S, 1),
-        "rss_bytes": process.values["rss_bytes"],
-        "counters": metrics.relevant_counters(process),
-    }
-
-
-def _ring_status(ring: RingReading) -> dict[str, Any]:
-    return {
-        "name": ring.name,
-        "capacity_bytes": ring.capacity_bytes,
-        "written_bytes": ring.head,
-        "consumers": {
-            consumer.name: {
-                "mode": consumer.mode,
-                "lag_bytes": consumer.lag_bytes,
-                "lag_share": round(consumer.lag_bytes / ring.capacity_bytes, 4),
-                "lapped_records": consumer.lapped_records,
-            }
-            for consumer in ring.consumers
-        },
-    }
+        return summarize(history, silence_limit_s=self._silence_limit_s, markets=self._markets(history[-1]))
 
 
 def build_app(watch: Watch) -> web.Application:

@@ -14,7 +14,9 @@ import msgspec
 
 from daemon import config as settings
 from daemon.errors import ConfigError, RingError
+from daemon.shard_plan import PlannedConnection, PlannedSubscription, WorkerPlan
 from daemon.supervision import process
+from daemon.supervision.chore import ChoreSpec
 from daemon.supervision.process import Child, ProcessSpec, Restart, module_argv
 from daemon.supervision.supervisor import Supervisor
 
@@ -30,6 +32,9 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     uses_asyncio: bool = False
     rings: str = ""  # the eventfd of this consumer, when it begins to run
     adds: dict[str, int] = {}  # to the counters, each time it starts to run
+    learns_if: str = ""  # when this file appears: once
+    worker: int = 0  # with connections: makes it readable as a WorkerPlan too
+    connections: tuple[PlannedConnection, ...] = ()
 
 
 class Dummy(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     processes: tuple[Dummy, ...]
     supervision: settings.Supervision
+    chore: str = ""  # Python code
 
 
 def note(child: Child, event: str) -> None:
@@ -78,7 +84,7 @@ def run(child: Child) -> int | None:
     if behaviour.fails_when_running:
         raise RuntimeError("boom")
     if behaviour.uses_asyncio:
-        asyncio.run(_wait_in_loop(child))
+        asyncio.run(_wait_in_loop(child, behaviour))
     _wait_for_stop(child, behaviour)
     note(child, "asked_to_stop")
     deadline_s = time.monotonic() + child.drain_s
@@ -101,11 +107,21 @@ def _wait_for_stop(child: Child, behaviour: Behaviour) -> None:
             time.sleep(0.05)
 
 
-async def _wait_in_loop(child: Child) -> None:
+async def _wait_in_loop(child: Child, behaviour: Behaviour) -> None:
     stop = asyncio.Event()
     child.stop_into(asyncio.get_running_loop(), stop)
+    has_learned = False
+
+    def on_reload(config: settings.Config, plan: WorkerPlan) -> None:
+        symbols = "+".join(s.symbol for connection in plan.connections for s in connection.subscriptions)
+        note(child, f"reloaded_{config.accounts[0].app_key}_{symbols or 'nothing'}_{config.database.dsn}")
+
+    child.on_reload(asyncio.get_running_loop(), on_reload)
     while not stop.is_set():
         child.beat()
+        if behaviour.learns_if and not has_learned and (child.data_dir / behaviour.learns_if).exists():
+            has_learned = True
+            child.counters.increment("limits_learned")
         try:
             await asyncio.wait_for(stop.wait(), 0.5)
         except TimeoutError:
@@ -114,6 +130,15 @@ async def _wait_in_loop(child: Child) -> None:
 
 def supervise(data_dir: Path, plan: Plan) -> int:
     """The supervisor, in this process."""
+
+    def respec(_config: settings.Config) -> tuple[ProcessSpec, ...]:
+        if (data_dir / "too_many").exists():
+            raise ConfigError("sise.toml: feeds: 7 too many")
+        return tuple(
+            msgspec.structs.replace(spec, payload=process.pack(_with_symbols(dummy.behaviour, data_dir / spec.name)))
+            for spec, dummy in zip(specs, plan.processes, strict=True)
+        )
+
     specs = tuple(
         ProcessSpec(
             role=dummy.role,
@@ -124,6 +149,7 @@ def supervise(data_dir: Path, plan: Plan) -> int:
             wakes=dummy.wakes,
             restart=Restart.BEST_EFFORT if dummy.best_effort else Restart.ESSENTIAL,
             payload=process.pack(dummy.behaviour),
+            accounts=("main",) if dummy.role == "worker" else (),
         )
         for number, dummy in enumerate(plan.processes, start=1)
     )
@@ -135,10 +161,31 @@ def supervise(data_dir: Path, plan: Plan) -> int:
     def reload() -> settings.Config:
         if (data_dir / "bad_config").exists():
             raise ConfigError("sise.toml: workers: expected int")
-        return msgspec.structs.replace(config, control_token="new")
+        if not (data_dir / "rotated").exists():
+            return msgspec.structs.replace(config, control_token="" if (data_dir / "same").exists() else "new")
+        account = msgspec.structs.replace(secret, app_key=(data_dir / "rotated").read_text())
+        database = settings.Database(dsn="postgresql://elsewhere/sise")
+        return msgspec.structs.replace(config, accounts=(account,), database=database, workers=9)
 
-    supervisor = Supervisor(specs, config=config, data_dir=data_dir, counters_path=data_dir / "counters", reload=reload)
+    supervisor = Supervisor(
+        specs,
+        config=config,
+        data_dir=data_dir,
+        counters_path=data_dir / "counters",
+        reload=reload,
+        respec=respec,
+        chore=ChoreSpec("chore", (sys.executable, "-c", plan.chore), lambda _config: b"told") if plan.chore else None,
+    )
     return supervisor.run()
+
+
+def _with_symbols(behaviour: Behaviour, file: Path) -> Behaviour:
+    """Return *behaviour* with a connection for the symbols in *file*, if there is one."""
+    if not file.exists():
+        return behaviour
+    symbols = file.read_text().split()
+    subscriptions = tuple(PlannedSubscription("trade", "kr", "", symbol, "channel", symbol) for symbol in symbols)
+    return msgspec.structs.replace(behaviour, connections=(PlannedConnection("main", "kis", subscriptions),))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line as an operator meets it: exit codes, and one line on stderr."""
 
+import datetime
 import os
 import resource
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from daemon.learned_limits import LearnedLimits
 
 REPOSITORY = Path(__file__).parents[2]
 NOWHERE = {"SISE_DATABASE__DSN": "postgresql://sise@127.0.0.1:1/sise", "SISE_REDIS__URL": "redis://127.0.0.1:1/0"}
@@ -78,9 +81,55 @@ def test_servers_that_are_away_are_findings_of_the_check(config: Path) -> None:
     code, out, (line,) = sise("check", config)
 
     assert code == 1
-    assert [finding.split(" ")[0] for finding in out.splitlines()] == ["ok", "ok", "FAIL", "FAIL", "FAIL"]
+    assert [line[:4] for line in out.splitlines() if line[:4] in ("ok  ", "FAIL")] == ["ok  "] * 2 + ["FAIL"] * 3
     assert line.startswith("sise: check failed: database: ")
     assert "redis: " in line
+
+
+@pytest.mark.requirement("DUAL-SOC-01")
+def test_the_check_prints_the_plan_with_what_is_shared_doubled_learned_and_left_out(config: Path) -> None:
+    accounts = "".join(ACCOUNT.replace('"main"', f'"a{n}"') for n in range(5))
+    feeds = [
+        'accounts = ["a0", "a1"]\nmarket = "kr"\nsymbols_file = "kr.txt"\n',
+        'accounts = ["a2", "a3"]\nredundancy = "ab"\nmarket = "kr"\nkinds = ["trade"]\nsymbols = ["069500"]\n',
+        'account = "a4"\nmarket = "kr"\nbest_effort = true\nsymbols = ["000270", "005380"]\n',
+    ]
+    config.write_text(
+        f'data_dir = "{config.parent}/data"\n{accounts}' + "".join(f"[[feeds]]\n{feed}" for feed in feeds)
+    )
+    (config.parent / "kr.txt").write_text("# of KOSPI\n005930  # Samsung\n\n000660\n")
+    limits = LearnedLimits(config.parent / "data")
+    limits.record("a4", 3, datetime.datetime(2026, 11, 20, 3, tzinfo=datetime.UTC))
+    path = limits.path("a4")
+
+    _, out, _ = sise("check", config)
+
+    lines = out.splitlines()
+    assert lines[: lines.index("ok   plan: 5 connections, 9 registrations, 1 left out")] == [
+        "worker 0: 5 registrations",
+        "  a4  kis      3/3  2 kr trade, 1 kr orderbook; trades and order books share this socket",
+        "  a2  kis     1/41  1 kr trade; side A, 1 registration also on a3",
+        "  a3  kis     1/41  1 kr trade; side B, 1 registration also on a2",
+        "worker 1: 4 registrations",
+        "  a0  kis     2/41  2 kr trade",
+        "  a1  kis     2/41  2 kr orderbook",
+        f"account a4: takes 3, learned from the venue on 2026-11-20; to forget: rm {path}",
+        "left out, no account has room: 1 registration",
+        "  feeds[2]: 005380 kr orderbook",
+    ]
+
+
+def test_too_few_accounts_are_one_line_that_says_how_many_are_missing(config: Path) -> None:
+    symbols = [f"{number:06d}" for number in range(60)]
+    config.write_text(config.read_text().replace('["005930"]', str(symbols).replace("'", '"')))
+
+    code, _, (line,) = sise("check", config)
+
+    assert code == 2
+    assert line == (
+        f"sise: {config}: feeds: account 'main' takes 41 registrations, its feeds need 120: "
+        "79 too many; 2 more accounts needed"
+    )
 
 
 @pytest.mark.parametrize("place", ["file/data", "file"])

@@ -14,8 +14,20 @@ from psycopg.rows import dict_row
 
 from native_pipeline.copy_encoder import COLUMNS, CopyBatch
 from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
-from tests.reference import random_records
-from tests.reference.packed_records import ABSENT, Book, Decimal64, Gap, Ledger, Quarantine, Record, Trade, append
+from tests.reference import copy_rows, random_records
+from tests.reference.packed_records import (
+    ABSENT,
+    EVENT,
+    Book,
+    Decimal64,
+    Event,
+    Gap,
+    Ledger,
+    Quarantine,
+    Record,
+    Trade,
+    append,
+)
 
 VENUES = ("", "kis", "kiwoom")
 MARKETS = ("", "kr", "us")
@@ -66,7 +78,7 @@ def trade_row(trade: Trade, seq: int) -> dict[str, Any]:
         "volume": value(trade.volume), "change": value(trade.change_rate), "market": MARKETS[trade.market],
         "venue": VENUES[trade.venue], "side": {1: "buy", 2: "sell"}.get(trade.side), "ask": value(trade.ask),
         "bid": value(trade.bid), "cum_volume": value(trade.cum_volume), "recv_time": moment(trade.recv_ns),
-        "flags": trade.flags, "source": RING, "seq": seq,
+        "flags": trade.flags, "source": RING, "seq": seq, "exchange": None,
     }  # fmt: skip
 
 
@@ -106,6 +118,48 @@ def test_an_order_book_arrives_with_its_levels_in_their_columns(tmp_path: Path, 
     assert row["time"] == moment(book.exchange_ns)
 
 
+good_events = st.builds(
+    Event, symbol=random_records.symbols, exchange_ns=this_year, recv_ns=this_year,
+    price=random_records.optional_numbers, volume=random_records.optional_numbers,
+    cum_volume=random_records.optional_numbers, change_rate=random_records.optional_numbers,
+    type=st.integers(1, 6), text=random_records.venue_texts, text_is_cut=st.booleans(),
+    flags=st.sampled_from([0, 16, 32]), venue=st.just(1), market=st.integers(1, 2),
+)  # fmt: skip
+EVENT_TYPES = ("", "expected", "index", "nav", "status", "program", "quote")
+
+
+@pytest.mark.requirement("SCH-01", "EDGE-01")
+@given(events=st.lists(good_events, min_size=1, max_size=20))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_events_arrive_in_the_database_whatever_their_text_is(
+    tmp_path: Path, postgres_dsn: str, events: list[Event]
+) -> None:
+    batch, seqs = encode(tmp_path, list(events))
+
+    rows = load(postgres_dsn, batch, "market_events")
+
+    assert rows == [
+        {
+            "time": moment(event.exchange_ns), "symbol": event.symbol.decode(), "type": EVENT_TYPES[event.type],
+            "price": value(event.price), "volume": value(event.volume), "cum_volume": value(event.cum_volume),
+            "change": value(event.change_rate), "market": MARKETS[event.market], "venue": "kis",
+            "exchange": {16: "nxt", 32: "sor"}.get(event.flags), "detail": copy_rows.venue_text(event.text),
+            "recv_time": moment(event.recv_ns), "flags": event.flags + 2 * event.text_is_cut, "source": RING,
+            "seq": seq,
+        }
+        for event, seq in zip(events, seqs, strict=True)
+    ]  # fmt: skip
+
+
+def test_the_longest_texts_arrive_whole(tmp_path: Path, postgres_dsn: str) -> None:
+    texts = [b"\0" * 65535, b"\xff" * 65535, ("\uac00" * 21845).encode(), bytes(range(256)) * 255]
+    batch, _ = encode(tmp_path, [Event(text=text) for text in texts])
+
+    rows = load(postgres_dsn, batch, "market_events")
+
+    assert [row["detail"] for row in rows] == [copy_rows.venue_text(text) for text in texts]
+
+
 def test_quarantine_gaps_and_ledger_arrive_too(tmp_path: Path, postgres_dsn: str) -> None:
     frame = bytes(range(256)) * 3
     ns = 1_763_596_801_123_456_789
@@ -115,7 +169,13 @@ def test_quarantine_gaps_and_ledger_arrive_too(tmp_path: Path, postgres_dsn: str
             Quarantine(frame=frame, original_bytes=5000, reason=2, detail=17, recv_ns=ns),
             Gap(symbol=b"005930", started_ns=ns, ended_ns=ns + 5000, missing=120, data_kind=2, reason=1),
             Gap(symbol=b"000660", started_ns=ns, ended_ns=ns + 5000, data_kind=1, reason=2),
-            Ledger(symbol=b"005930", minute_ns=ns // 60_000_000_000 * 60_000_000_000, through_seq=9, count=4),
+            Ledger(
+                symbol=b"005930",
+                minute_ns=ns // 60_000_000_000 * 60_000_000_000,
+                through_seq=9,
+                count=4,
+                data_kind=EVENT,
+            ),
         ],
     )
 
@@ -135,5 +195,5 @@ def test_quarantine_gaps_and_ledger_arrive_too(tmp_path: Path, postgres_dsn: str
     assert (second_gap["missing"], second_gap["kind"]) == (None, "trade")
     assert ledger == {
         "minute": moment(ns // 60_000_000_000 * 60_000_000_000), "market": "kr", "venue": "kis", "symbol": "005930",
-        "kind": "trade", "received": 4, "through_seq": 9, "source": RING, "seq": seqs[3],
+        "kind": "event", "received": 4, "through_seq": 9, "source": RING, "seq": seqs[3],
     }  # fmt: skip

@@ -20,7 +20,7 @@ from daemon.sinks.redis_link import RedisAway, RedisLink
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.redis_encoder import PublishBatch, TransactionReplies
 from native_pipeline.ring import LossyReader, RingWriter, create_ring
-from tests.reference.packed_records import Book, Ledger, Quarantine, Record, Trade, append
+from tests.reference.packed_records import Book, Event, Ledger, Quarantine, Record, Trade, append
 
 RedisFactory = Callable[[], EmbeddedRedis]
 
@@ -44,8 +44,8 @@ class Subscriber:
         self.messages: list[tuple[str, dict[str, Any]]] = []
         self._client = redis.Redis.from_url(url, protocol=2)
         self._pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
-        self._pubsub.psubscribe("ticker.*", "orderbook.*")
-        for _ in range(2):
+        self._pubsub.psubscribe("ticker.*", "orderbook.*", "event.*")
+        for _ in range(3):
             assert self._pubsub.get_message(timeout=TIMEOUT_S) is not None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -178,6 +178,9 @@ def validate_as_existing_consumers_do(channel: str, message: dict[str, Any]) -> 
         assert message["price"] > 0
         assert message["volume"] >= 0
         assert isinstance(message["change"], int | float)
+    elif channel.startswith("event."):
+        assert message["type"] in {"expected", "status"}
+        assert message["detail"] == "\ufffd^\ufffd"
     else:
         assert message["type"] == "orderbook"
         for level in [*message["asks"], *message["bids"]]:
@@ -195,6 +198,9 @@ def a_mixed_load(n: int) -> list[Record]:
         records.append(Trade(market=market, symbol=symbol, price=(1000 + number, 1), recv_ns=recv_ns))
         if number % 3 == 0:
             records.append(Book(market=market, symbol=symbol, asks=[((7, 0), (1, 0))], recv_ns=recv_ns))
+        if number % 5 == 0:
+            event_type = 1 if number % 2 else 4
+            records.append(Event(market=market, symbol=symbol, type=event_type, text=b"\0^\xff", recv_ns=recv_ns))
         if number % 50 == 0:
             records += [Quarantine(frame=b"?", recv_ns=recv_ns), Ledger(recv_ns=recv_ns)]
     return records
@@ -207,13 +213,13 @@ def test_subscribers_receive_what_the_counters_of_redis_say(rig: Rig, redis_url:
     with rig.publisher(redis_url, batch_messages=64):
         rig.put(*records)
 
-    market_records = [record for record in records if isinstance(record, Trade | Book)]
+    market_records = [record for record in records if isinstance(record, Trade | Book | Event)]
     wait_until(lambda: len(subscriber.messages) >= len(market_records), "every message")
     for channel, message in subscriber.messages:
         validate_as_existing_consumers_do(channel, message)
     assert subscriber.counts() == counted(redis_url)
     assert rig.published() == len(market_records) == sum(counted(redis_url).values())
-    kinds = {Trade: "trade", Book: "orderbook"}
+    kinds = {Trade: "trade", Book: "orderbook", Event: "event"}
     expected = Counter(
         (record.recv_ns // MINUTE_NS, f"{MARKETS[record.market]}|{record.symbol.decode()}|{kinds[type(record)]}")
         for record in market_records

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from daemon.embedded import EmbeddedPostgres
 from daemon.errors import ConfigError
 from daemon.sinks import schema
 from native_pipeline.copy_encoder import COLUMNS
@@ -56,7 +57,10 @@ def test_migrating_twice_applies_everything_once(empty_postgres_dsn: str) -> Non
     first = schema.migrate(empty_postgres_dsn)
     second = schema.migrate(empty_postgres_dsn)
 
-    assert first == ["0001_tables", "0002_market_tables_by_day.plain", "0003_minute_bars.plain"]
+    assert first == [
+        "0001_tables", "0002_market_tables_by_day.plain", "0003_minute_bars.plain", "0004_events_and_exchanges",
+        "0005_market_events_by_day.plain", "0006_minute_bars_by_exchange.plain",
+    ]  # fmt: skip
     assert second == []
 
 
@@ -69,7 +73,7 @@ def test_two_migrations_at_once_do_not_disturb_each_other(empty_postgres_dsn: st
     for thread in threads:
         thread.join()
 
-    assert sorted(len(names) for names in done) == [0, 0, 0, 3]
+    assert sorted(len(names) for names in done) == [0, 0, 0, 6]
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(
@@ -85,6 +89,90 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(
         assert connection.execute(
             "SELECT to_regclass('half'), (SELECT count(*) FROM schema_migrations)"
         ).fetchone() == (None, 0)
+
+
+def migrate_to(dsn: str, version: int, tables: tuple[str, ...]) -> list[str]:
+    """Do what an earlier Sise did, which knew the migrations up to *version* and the market tables *tables*."""
+    migrations = [migration for migration in schema.packaged_migrations() if migration.version <= version]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "packaged_migrations", lambda: migrations)
+        patch.setattr(schema, "MARKET_TABLES", tables)
+        return schema.migrate(dsn)
+
+
+def test_a_database_of_the_version_before_events_keeps_its_rows(empty_postgres_dsn: str) -> None:
+    assert len(migrate_to(empty_postgres_dsn, 3, ("market_ticks", "market_orderbook"))) == 3
+    far = datetime(2031, 1, 1, 9, tzinfo=UTC)
+    now = datetime.now(UTC)
+    with psycopg.connect(empty_postgres_dsn, autocommit=True) as connection:
+        insert_tick(connection, now, seq=1)  # in a partition, and in the default one
+        insert_tick(connection, far, seq=2)
+        connection.execute(
+            "INSERT INTO market_orderbook (time, symbol, bid_vol10, market, venue, recv_time, flags, source, seq)"
+            " VALUES (%s, '005930', 7, 'kr', 'kis', %s, 0, 0, 3)",
+            [now, now],
+        )
+        columns = {table: columns_of(connection, table) for table in ("market_ticks", "market_orderbook")}
+        rows = {table: connection.execute(select_all(table)).fetchall() for table in columns}
+
+        assert len(schema.migrate(empty_postgres_dsn)) == 3
+        assert schema.migrate(empty_postgres_dsn) == []
+
+        for table, before in columns.items():
+            assert columns_of(connection, table) == [*before, "exchange"], "in their order, and one behind them"
+            assert connection.execute(select_all(table)).fetchall() == [(*row, None) for row in rows[table]]
+        connection.execute("UPDATE market_ticks SET exchange = 'nxt' WHERE seq = 2")
+        schema.ensure_partitions(connection, far.date())
+        assert partition_of(connection, far) == "market_ticks_p20310101"
+        assert connection.execute("SELECT exchange FROM market_ticks_p20310101").fetchall() == [("nxt",)]
+        assert connection.execute("SELECT count(*) FROM market_ticks_1m").fetchone() == (2,)
+
+
+def test_a_migration_that_was_interrupted_goes_on_where_it_was(empty_postgres_dsn: str) -> None:
+    migrate_to(empty_postgres_dsn, 4, ("market_ticks", "market_orderbook"))
+
+    assert schema.migrate(empty_postgres_dsn)[0] == "0005_market_events_by_day.plain"
+
+
+def select_all(table: str) -> sql.Composed:
+    return sql.SQL("SELECT * FROM {} ORDER BY seq").format(sql.Identifier(table))
+
+
+def columns_of(connection: schema.Connection, table: str) -> list[str]:
+    description = connection.execute(select_all(table)).description
+    assert description is not None
+    return [column.name for column in description]
+
+
+@pytest.mark.requirement("EDGE-01")
+@pytest.mark.parametrize("encoding", ["EUC_KR", "LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_every_text_is_refused(
+    postgres_server: EmbeddedPostgres, empty_postgres_dsn: str, encoding: str
+) -> None:
+    name = f"encoded_{encoding.lower()}"
+    with psycopg.connect(empty_postgres_dsn, autocommit=True) as connection:
+        create = "CREATE DATABASE {} ENCODING {} LOCALE 'C' TEMPLATE template0"
+        connection.execute(sql.SQL(create).format(sql.Identifier(name), sql.Literal(encoding)))
+        try:
+            with pytest.raises(ConfigError, match=f"expected a database with encoding UTF8, found {encoding}"):
+                schema.migrate(postgres_server.dsn_for(name))
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def test_events_of_any_kind_are_kept_and_dropped_with_their_day(connection: schema.Connection) -> None:
+    schema.ensure_partitions(connection, date(2026, 11, 1))
+    insert = (
+        "INSERT INTO market_events (time, symbol, type, market, venue, detail, recv_time, flags, source, seq)"
+        " VALUES (%s, '', 'status', 'kr', 'kis', '', %s, 0, 0, 1)"
+    )
+    for time in (datetime(2020, 1, 1, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC), NOON):
+        connection.execute(insert, [time, time])
+
+    schema.maintain(connection, TODAY, retention_days=10)
+
+    assert connection.execute("SELECT time FROM market_events").fetchall() == [(NOON,)]
+    assert "market_events_p20261101" not in partitions(connection, "market_events")
 
 
 def test_a_changed_checksum_is_a_clear_error(connection: schema.Connection) -> None:
@@ -106,7 +194,7 @@ def test_migrating_makes_partitions_from_yesterday_to_a_week_ahead(connection: s
     today = datetime.now(UTC).date()
 
     days = {today + timedelta(days=offset) for offset in range(-1, 8)}
-    for table in ("market_ticks", "market_orderbook"):
+    for table in schema.MARKET_TABLES:
         assert {f"{table}_p{day:%Y%m%d}" for day in days} <= set(partitions(connection, table))
 
 
@@ -220,8 +308,8 @@ def test_the_table_itself_refuses_impossible_values(connection: schema.Connectio
         insert_tick(connection, NOON, **values)  # type: ignore[arg-type]
 
 
-def test_both_big_tables_are_indexed_by_symbol_and_time(connection: schema.Connection) -> None:
-    for table in ("market_ticks", "market_orderbook"):
+def test_every_market_table_is_indexed_by_symbol_and_time(connection: schema.Connection) -> None:
+    for table in schema.MARKET_TABLES:
         rows = connection.execute("SELECT indexdef FROM pg_indexes WHERE tablename = %s", [table]).fetchall()
         assert any('(symbol, "time" DESC)' in str(definition) for (definition,) in rows)
 
@@ -235,6 +323,16 @@ def test_minute_bars_follow_the_order_of_receipt(connection: schema.Connection) 
     bars = connection.execute("SELECT * FROM market_ticks_1m ORDER BY bucket").fetchall()
 
     assert [
-        ("005930", "kr", NOON, 100.0, 130.0, 90.0, 90.0, 6.0, 3),
-        ("005930", "kr", NOON + timedelta(minutes=1), 95.0, 95.0, 95.0, 95.0, 4.0, 1),
+        ("005930", "kr", NOON, 100.0, 130.0, 90.0, 90.0, 6.0, 3, None),
+        ("005930", "kr", NOON + timedelta(minutes=1), 95.0, 95.0, 95.0, 95.0, 4.0, 1, None),
     ] == bars
+
+
+def test_every_exchange_has_its_own_minute_bars(connection: schema.Connection) -> None:
+    insert_tick(connection, NOON, price=100.0, volume=1.0, seq=7)
+    insert_tick(connection, NOON, price=101.0, volume=2.0, seq=8)
+    connection.execute("UPDATE market_ticks SET exchange = 'sor' WHERE seq = 8")
+
+    bars = connection.execute("SELECT exchange, close, volume FROM market_ticks_1m ORDER BY close").fetchall()
+
+    assert bars == [(None, 100.0, 1.0), ("sor", 101.0, 2.0)]

@@ -557,7 +557,7 @@ async def test_the_process_says_where_it_listens_and_what_it_sent(tmp_path: Path
     )
     assert process.stdout is not None
     address = json.loads(await process.stdout.readline())
-    assert set(address) == {"ws_url", "rest_url", "pid"}
+    assert set(address) == {"ws_url", "rest_url", "pid", "venues"}
     assert address["pid"] == process.pid
     assert address["ws_url"].startswith("ws://127.0.0.1:")
     async with aiohttp.ClientSession() as http:

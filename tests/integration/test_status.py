@@ -3,8 +3,14 @@
 import asyncio
 import json
 import os
+import pty
+import re
+import select
 import signal
 import socket
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,7 +29,18 @@ from daemon.watching.monitor import serve_forever
 from daemon.watching.page import PAGE
 from daemon.watching.status import Watch, build_app
 from tests.integration.dummy_daemon import Dummy
-from tests.integration.dummy_harness import QUICK, WORKER, WRITER, Daemon, Start, behaving, dummies, wait_for
+from tests.integration.dummy_harness import (
+    PATIENCE_S,
+    QUICK,
+    REPOSITORY,
+    WORKER,
+    WRITER,
+    Daemon,
+    Start,
+    behaving,
+    dummies,
+    wait_for,
+)
 from tests.spec.made_readings import reading
 
 REAL_MONITOR = Dummy(role="monitor", drain_order=3, best_effort=True, module="daemon.watching.monitor")
@@ -91,7 +108,18 @@ def test_all_pages_of_a_healthy_daemon(start: Start) -> None:
     )
     assert {one["rss_bytes"] > 1_000_000 for one in status["processes"]} == {True}
     assert [ring["name"] for ring in status["rings"]] == ["worker-0"]
+    assert (status["sessions"], status["markets"], status["missing"]) == ([], [], [])
+    assert status["alerts"]["lost"] == 0
     assert http.get("/")[1] == PAGE
+    assert daemon.stop() == 0
+
+
+def test_the_page_uses_only_what_the_status_has(start: Start) -> None:
+    daemon = start(STREAMING, REAL_MONITOR)
+    status = Client(daemon).wait("/status.json", 200)
+    used = set(re.findall(r"\bstatus\.(\w+)", PAGE)) - {"json"}
+
+    assert used - set(status) == set()
     assert daemon.stop() == 0
 
 
@@ -133,6 +161,137 @@ def test_a_silent_process_makes_the_daemon_dead(start: Start) -> None:
     assert http.wait("/healthz", 503)["reasons"][0].startswith("supervisor: no heartbeat")
     daemon.process.send_signal(signal.SIGCONT)
     http.wait("/healthz", 200)
+    assert daemon.stop() == 0
+
+
+# ---- the commands -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    path = tmp_path / "sise.toml"
+    path.write_text(f'data_dir = "{tmp_path}/data"\n')
+    return path
+
+
+def sise(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "daemon.cli", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=REPOSITORY, text=True, **options)
+
+
+def run_status(settings: Path, *options: str) -> tuple[int, str]:
+    process = sise("status", "-c", settings, *options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out, _ = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, out
+
+
+def visible(daemon: Daemon) -> None:
+    """The dummies keep their counters elsewhere."""
+    (daemon.data_dir / "run" / "counters").symlink_to(daemon.data_dir / "counters")
+
+
+def test_status_needs_no_http_and_its_exit_code_says_whether_all_is_well(start: Start, settings: Path) -> None:
+    daemon = start(STREAMING, STORING)
+    daemon.wait_running("writer")
+    daemon.wait_running("worker-0")
+    visible(daemon)
+
+    code, out = run_status(settings)
+    json_code, as_json = run_status(settings, "--json")
+    assert (code, json_code) == (0, 0), out
+    assert out.startswith("Sise healthy")
+    assert [one["name"] for one in json.loads(as_json)["processes"]] == ["supervisor", "worker-0", "writer"]
+
+    daemon.process.kill()
+    daemon.process.wait()
+    code, out = run_status(settings)
+    assert code == 1
+    assert "the supervisor" in out
+    assert "is dead" in out
+
+
+def test_status_of_a_degraded_daemon_says_what_is_wrong(start: Start, settings: Path) -> None:
+    daemon = start(STREAMING, WRITER)
+    daemon.wait_running("writer")
+    daemon.wait_running("worker-0")
+    visible(daemon)
+
+    assert run_status(settings)[0] == 1
+    assert "writer: the database is not connected" in run_status(settings)[1]
+    assert daemon.stop() == 0
+
+
+def test_status_where_nothing_ever_ran(settings: Path) -> None:
+    assert run_status(settings) == (1, f"Sise is not running: {settings.parent}/data: no daemon has run here\n")
+
+
+class Terminal:
+    """A terminal in which `sise top` runs."""
+
+    def __init__(self, settings: Path) -> None:
+        self._fd, inside = pty.openpty()
+        self.process = sise("top", "-c", settings, stdin=inside, stdout=inside, stderr=inside)
+        os.close(inside)
+        self.text = ""
+
+    def read(self) -> str:
+        while select.select([self._fd], [], [], 0.01)[0]:
+            try:
+                found = os.read(self._fd, 65536)
+            except OSError:  # the other side is closed
+                break
+            if not found:
+                break
+            self.text += found.decode(errors="replace")
+        return self.text
+
+    def press(self, key: str) -> None:
+        os.write(self._fd, key.encode())
+
+    def end(self) -> int:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while self.process.poll() is None and time.monotonic() < deadline_s:
+            self.read()
+        code = self.process.wait(1)
+        self.read()
+        os.close(self._fd)
+        return code
+
+
+@pytest.mark.parametrize("how", ["q", "SIGINT"])
+def test_top_draws_until_it_is_told_to_end_and_leaves_the_terminal_as_it_was(
+    start: Start, settings: Path, how: str
+) -> None:
+    daemon = start(STREAMING, STORING)
+    daemon.wait_running("writer")
+    visible(daemon)
+    terminal = Terminal(settings)
+    wait_for(lambda: terminal.read().count("q: quit") >= 2, "two frames")
+
+    if how == "q":
+        terminal.press("xq")
+    else:
+        terminal.process.send_signal(signal.SIGINT)
+
+    assert terminal.end() == 0
+    assert "writer" in terminal.text
+    assert terminal.text.endswith("\x1b[?25h\x1b[?1049l")
+    assert daemon.stop() == 0
+
+
+def test_top_without_a_terminal_writes_a_line_a_second(start: Start, settings: Path) -> None:
+    daemon = start(STREAMING, STORING)
+    daemon.wait_running("writer")
+    visible(daemon)
+
+    top = sise("top", "-c", settings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert top.stdout is not None
+    lines = [top.stdout.readline() for _ in range(2)]
+    top.send_signal(signal.SIGINT)
+    top.communicate(timeout=PATIENCE_S)
+
+    assert top.returncode == 0
+    assert [len(line.split("  ")) >= 6 for line in lines] == [True, True]
     assert daemon.stop() == 0
 
 

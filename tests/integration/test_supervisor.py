@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from tests.integration.dummy_harness import (
     QUICK,
     WORKER,
     WRITER,
+    Daemon,
     Start,
     behaving,
     dummies,
@@ -430,6 +432,163 @@ def test_sighup_with_an_invalid_file_keeps_the_old_settings(start: Start) -> Non
     assert daemon.stop() == 0
 
 
+def reloads(daemon: Daemon, name: str) -> list[str]:
+    """Return what *name* was told by reloads, in order: account's key, symbols, database."""
+    return [event.removeprefix("reloaded_") for event, _, _ in daemon.events(name) if event.startswith("reloaded_")]
+
+
+def reload(daemon: Daemon, times: int) -> dict[str, Any]:
+    """Send SIGHUP; wait until it is the *times*-th that was taken, and return the line in the log."""
+    daemon.process.send_signal(signal.SIGHUP)
+
+    def taken() -> list[dict[str, Any]]:
+        return [line for line in daemon.log() if line["event"] in ("reloaded", "reload_refused")]
+
+    wait_for(lambda: len(taken()) == times, "the reload")
+    return taken()[-1]
+
+
+LIVE_WORKERS = tuple(
+    msgspec.structs.replace(behaving(WORKER, uses_asyncio=True), index=index) for index in range(2)
+)  # fmt: skip
+DSN = "postgresql://sise@localhost/sise"
+
+
+@pytest.mark.requirement("F63")
+def test_a_reload_reaches_only_the_worker_whose_part_has_changed(start: Start) -> None:
+    daemon = start(*LIVE_WORKERS, WRITER)
+    (daemon.data_dir / "same").touch()
+    pids = [daemon.wait_running(name) for name in ("worker-0", "worker-1", "writer")]
+
+    (daemon.data_dir / "worker-0").write_text("005930 000660")
+    first = reload(daemon, 1)
+    wait_for(lambda: len(reloads(daemon, "worker-0")) == 1, "the worker to hear of it")
+    (daemon.data_dir / "worker-0").write_text("005930")
+    second = reload(daemon, 2)
+    wait_for(lambda: len(reloads(daemon, "worker-0")) == 2, "the worker to hear of it")
+    third = reload(daemon, 3)
+
+    assert [line["concerned"] for line in (first, second, third)] == [["worker-0"], ["worker-0"], []]
+    assert reloads(daemon, "worker-0") == [f"_005930+000660_{DSN}", f"_005930_{DSN}"]
+    assert reloads(daemon, "worker-1") == []
+    assert [daemon.wait_running(name) for name in ("worker-0", "worker-1", "writer")] == pids
+    assert [len(daemon.lives(name)) for name in ("worker-0", "worker-1", "writer")] == [1, 1, 1]
+    assert daemon.stop() == 0
+
+
+@pytest.mark.requirement("F64")
+def test_a_rotated_secret_reaches_the_workers_that_use_it_and_those_started_later(start: Start) -> None:
+    daemon = start(*LIVE_WORKERS, WRITER)
+    first = daemon.wait_running("worker-0")
+    daemon.wait_running("worker-1")
+
+    (daemon.data_dir / "rotated").write_text("second-key")
+    line = reload(daemon, 1)
+    wait_for(lambda: reloads(daemon, "worker-0") and reloads(daemon, "worker-1"), "both workers to hear of it")
+    os.kill(first, signal.SIGKILL)
+    daemon.wait_running("worker-0", lives=2)
+    (daemon.data_dir / "rotated").write_text("third-key")
+    reload(daemon, 2)
+    wait_for(lambda: len(reloads(daemon, "worker-0")) == 2, "its successor to hear of the next one")
+
+    assert line["concerned"] == ["worker-0", "worker-1"]
+    assert reloads(daemon, "worker-0") == [f"second-key_nothing_{DSN}", f"third-key_nothing_{DSN}"]
+    assert "second-key" not in daemon.log_text()
+    assert daemon.stop() == 0
+
+
+@pytest.mark.requirement("F63")
+def test_what_cannot_change_while_running_is_named_and_the_rest_applies(start: Start) -> None:
+    daemon = start(*LIVE_WORKERS)
+    daemon.wait_running("worker-0")
+    (daemon.data_dir / "rotated").write_text("second-key")
+
+    reload(daemon, 1)
+
+    assert daemon.wait_logged("reload_needs_restart")["keys"] == ["workers", "database.dsn"]
+    wait_for(lambda: reloads(daemon, "worker-0"), "the worker to hear of it")
+    assert reloads(daemon, "worker-0") == [f"second-key_nothing_{DSN}"]
+    assert daemon.stop() == 0
+
+
+@pytest.mark.requirement("F63")
+def test_settings_that_cannot_be_planned_change_nothing(start: Start) -> None:
+    daemon = start(*LIVE_WORKERS)
+    daemon.wait_running("worker-0")
+    (daemon.data_dir / "rotated").write_text("second-key")
+    (daemon.data_dir / "too_many").touch()
+
+    refused = reload(daemon, 1)
+
+    assert (refused["event"], refused["error"]) == ("reload_refused", "sise.toml: feeds: 7 too many")
+    (daemon.data_dir / "too_many").unlink()
+    assert reload(daemon, 2)["concerned"] == ["worker-0", "worker-1"]
+    assert daemon.stop() == 0
+
+
+@pytest.mark.requirement("F63")
+def test_many_reloads_at_once_and_at_the_start_end_with_the_last_one(start: Start) -> None:
+    daemon = start(*LIVE_WORKERS, WRITER)
+    (daemon.data_dir / "same").touch()
+    daemon.wait_logged("child_started")
+
+    for number in range(30):
+        (daemon.data_dir / "worker-0").write_text(f"S{number}")
+        daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_running("worker-0")
+
+    wait_for(lambda: reloads(daemon, "worker-0")[-1:] == [f"_S29_{DSN}"], "the last one")
+    assert [len(daemon.lives(name)) for name in ("worker-0", "worker-1", "writer")] == [1, 1, 1]
+    assert daemon.stop() == 0
+
+
+@pytest.mark.requirement("F08")
+def test_a_limit_that_a_worker_learns_brings_a_new_plan_to_the_others(start: Start) -> None:
+    learner = behaving(WORKER, uses_asyncio=True, learns_if="refused")
+    daemon = start(learner, LIVE_WORKERS[1])
+    daemon.wait_running("worker-0")
+    daemon.wait_running("worker-1")
+
+    (daemon.data_dir / "worker-1").write_text("moved")
+    (daemon.data_dir / "refused").touch()
+
+    wait_for(lambda: reloads(daemon, "worker-1"), "the other worker to take what does not fit")
+    assert daemon.wait_logged("reloaded")["concerned"] == ["worker-1"]
+    assert daemon.log_text().count('"reloaded"') == 1
+    assert daemon.stop() == 0
+
+
+# ---- what is done before the children start ------------------------------------------------------------------
+
+
+def test_the_chore_is_done_before_the_first_child_starts(start: Start) -> None:
+    daemon = start(WORKER, chore="import sys; assert sys.stdin.read() == 'told'")
+    daemon.wait_running("worker-0")
+
+    events = [line["event"] for line in daemon.log()]
+
+    assert events.index("chore_done") < events.index("child_started")
+    assert daemon.stop() == 0
+
+
+def test_a_chore_that_fails_or_hangs_holds_nothing_up_for_long(start: Start) -> None:
+    failing = start(WORKER, chore="raise SystemExit(3)")
+    failing.wait_running("worker-0")
+    failed = failing.wait_logged("chore_failed")
+    assert failing.stop() == 0
+
+    hanging = start(WORKER, chore="import time; time.sleep(1000)")
+    hanging.wait_running("worker-0", lives=2)
+
+    assert (failed["level"], failed["error"]) == ("warning", "exit code 3")
+    assert hanging.stop() == 0
+    assert "chore_done" not in hanging.log_text()
+
+
+# ---- secrets ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("F64")
 def test_secrets_are_in_no_command_line_environment_log_or_file(start: Start) -> None:
     daemon = start(WORKER, WRITER)
     pids = [daemon.process.pid, daemon.wait_running("worker-0"), daemon.wait_running("writer")]

@@ -1,18 +1,34 @@
 """`sise verify` on a real PostgreSQL and a real Redis."""
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 import redis
 
 from daemon.config import Config, Database, Redis
-from daemon.sinks.verify import Key, Report, verify
+from daemon.sinks import publisher, writer
+from daemon.sinks.host import Host
+from daemon.sinks.verify import GapSum, Key, Report, verify
+from native_pipeline.counters import CountersBlock, create_counters_file
+from native_pipeline.records import MARKET_DATA
+from native_pipeline.ring import GATING, LOSSY, RingWriter, create_ring
+from tests.reference.packed_records import Book, Event, Trade, append
 
 NOW = datetime.now(UTC)
 MINUTE = NOW.replace(second=0, microsecond=0) - timedelta(hours=1)
 UNIX_MINUTE = int(MINUTE.timestamp()) // 60
 SEQ = 1_795_000_000_000_000
+KINDS = [data.name for data in MARKET_DATA]
+TABLES = {data.name: data.table for data in MARKET_DATA}
+# What the columns that only one of the tables has must hold.
+INSERTS = {
+    "trade": ("price, volume, ", "1, 1, "),
+    "orderbook": ("", ""),
+    "event": ("type, detail, ", "'expected', '', "),
+}
 
 
 class Bench:
@@ -27,29 +43,41 @@ class Bench:
         with psycopg.connect(self._dsn) as connection:
             connection.execute("INSERT INTO ingest_cursor VALUES (0, %s, %s)", [SEQ + seq, SEQ + seq])
 
-    def delete(self, seq: int) -> None:
+    def delete(self, seq: int, *, kind: str = "trade") -> None:
         with psycopg.connect(self._dsn) as connection:
-            connection.execute("DELETE FROM market_ticks WHERE seq = %s", [SEQ + seq])
+            connection.execute(f"DELETE FROM {TABLES[kind]} WHERE seq = %s".encode(), [SEQ + seq])
 
-    def store(self, count: int, *, first_seq: int, symbol: str = "005930", minute: datetime = MINUTE) -> None:
+    def store(
+        self, count: int, *, first_seq: int, symbol: str = "005930", minute: datetime = MINUTE, kind: str = "trade"
+    ) -> None:
+        columns, values = INSERTS[kind]
         with psycopg.connect(self._dsn) as connection:
             connection.execute(
-                "INSERT INTO market_ticks (time, symbol, price, volume, market, venue, recv_time, flags, source, seq)"
-                " SELECT %(minute)s, %(symbol)s, 1, 1, 'kr', 'kis', %(minute)s + interval '59.999999 s', 0, 0, seq"
-                " FROM generate_series(%(first)s::int8, %(last)s::int8) AS seq",
+                f"INSERT INTO {TABLES[kind]} (time, symbol, {columns} market, venue, recv_time, flags, source, seq)"
+                f" SELECT %(minute)s, %(symbol)s, {values} 'kr', 'kis', %(minute)s + interval '59.999999 s', 0, 0, seq"
+                " FROM generate_series(%(first)s::int8, %(last)s::int8) AS seq".encode(),
                 {"minute": minute, "symbol": symbol, "first": SEQ + first_seq, "last": SEQ + first_seq + count - 1},
             )
 
-    def ledger(self, count: int, *, through: int, symbol: str = "005930", minute: datetime = MINUTE) -> None:
+    def ledger(
+        self, count: int, *, through: int, symbol: str = "005930", minute: datetime = MINUTE, kind: str = "trade"
+    ) -> None:
         with psycopg.connect(self._dsn) as connection:
             connection.execute(
-                "INSERT INTO ingest_ledger VALUES (%s, 'kr', 'kis', %s, 'trade', %s, %s, 0, %s)",
-                [minute, symbol, count, SEQ + through, SEQ + through + 1],
+                "INSERT INTO ingest_ledger VALUES (%s, 'kr', 'kis', %s, %s, %s, %s, 0, %s)",
+                [minute, symbol, kind, count, SEQ + through, SEQ + through + 1],
             )
 
-    def publish(self, count: int, *, symbol: str = "005930", minute: int = UNIX_MINUTE) -> None:
+    def publish(self, count: int, *, symbol: str = "005930", minute: int = UNIX_MINUTE, kind: str = "trade") -> None:
         with redis.Redis.from_url(self._redis_url) as client:
-            client.hincrby(f"published:minute:{minute}", f"kr|{symbol}|trade", count)
+            client.hincrby(f"published:minute:{minute}", f"kr|{symbol}|{kind}", count)
+
+    def gap(self, started: datetime, seconds: float, *, symbol: str, reason: str, missing: float | None = None) -> None:
+        with psycopg.connect(self._dsn) as connection:
+            connection.execute(
+                "INSERT INTO feed_gaps VALUES ('kis', 'kr', %s, 'trade', %s, %s, %s, %s, 0, 1)",
+                [symbol, started, started + timedelta(seconds=seconds), reason, missing],
+            )
 
     def verify(self, since: datetime | None = None) -> Report:
         return verify(self.config, since, sleep=lambda _seconds: None)
@@ -70,6 +98,41 @@ def test_equal_counts_are_complete(bench: Bench) -> None:
 
     assert report.is_complete, report.as_text()
     assert (report.received, report.stored, report.published, report.published_expected) == (10, 10, 10, 10)
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+@pytest.mark.parametrize("removed", KINDS)
+def test_a_row_that_was_removed_is_found_in_the_stream_of_its_kind(bench: Bench, removed: str) -> None:
+    for number, kind in enumerate(KINDS):
+        bench.store(10, first_seq=10 * number, kind=kind)
+        bench.ledger(10, through=29, kind=kind)
+        bench.publish(10, kind=kind)
+    complete = bench.verify()
+    assert complete.is_complete, complete.as_text()
+    assert (complete.received, complete.stored, complete.published, complete.open) == (30, 30, 30, 0)
+
+    bench.delete(10 * KINDS.index(removed) + 4, kind=removed)
+
+    report = bench.verify()
+    found = [(d.key, d.received, d.stored, d.published) for d in report.differences]
+    assert found == [(Key(UNIX_MINUTE, "kr", "005930", removed), 10, 9, 10)]
+    assert (report.lost, report.duplicated) == (1, 0)
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_events_that_are_the_newest_of_all_are_compared_too(bench: Bench) -> None:
+    bench.store(10, first_seq=0)
+    bench.ledger(10, through=9)
+    bench.publish(10)
+    later = MINUTE + timedelta(minutes=5)
+    bench.store(2, first_seq=10, minute=later, kind="event")
+    bench.store(1, first_seq=11, minute=later, kind="event")
+    bench.publish(2, minute=UNIX_MINUTE + 5, kind="event")
+
+    report = bench.verify()
+
+    assert [(d.key.kind, d.duplicated) for d in report.differences] == [("event", 1)]
+    assert report.open == 3
 
 
 @pytest.mark.requirement("E2E-OBS-01")
@@ -254,6 +317,69 @@ def test_quarantine_and_gaps_are_counted(bench: Bench, postgres_dsn: str) -> Non
         )
 
     assert (bench.verify().quarantined, bench.verify().gaps) == (1, 1)
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_gaps_are_listed_by_stream_and_reason_and_are_no_difference(bench: Bench) -> None:
+    bench.gap(MINUTE - timedelta(hours=1), 60, symbol="005930", reason="connection lost")  # ended before
+    bench.gap(MINUTE - timedelta(seconds=2), 3, symbol="005930", reason="connection lost")
+    bench.gap(MINUTE + timedelta(seconds=10), 0.5, symbol="005930", reason="connection lost")
+    for missing in (120, 7):
+        bench.gap(MINUTE, 1, symbol="005930", reason="cumulative volume does not add up", missing=missing)
+    bench.gap(MINUTE, 0, symbol="000660", reason="worker restarted")
+
+    report = bench.verify(MINUTE)
+
+    def second(seconds: float) -> datetime:
+        return MINUTE + timedelta(seconds=seconds)
+
+    assert report.gap_sums == [
+        GapSum("kr", "000660", "trade", "worker restarted", 1, 0.0, None, MINUTE, MINUTE),
+        GapSum("kr", "005930", "trade", "connection lost", 2, 3.5, None, second(-2), second(10.5)),
+        GapSum("kr", "005930", "trade", "cumulative volume does not add up", 2, 2.0, 127.0, MINUTE, second(1)),
+    ]
+    assert (report.gaps, report.is_complete) == (5, True)
+    assert "kr 005930 trade: connection lost: 2 x, 3.500 s (" in report.as_text()
+    assert "does not add up: 2 x, 2.000 s, 127 shares missing (" in report.as_text()
+    as_json = json.loads(json.dumps(report.as_dict()))
+    assert (as_json["gaps"], as_json["complete"]) == (5, True)
+    assert as_json["feed_gaps"][2] == {
+        "market": "kr", "symbol": "005930", "kind": "trade", "reason": "cumulative volume does not add up", "gaps": 2,
+        "seconds": 2.0, "missing": 127.0, "first_started": MINUTE.isoformat(), "last_ended": second(1).isoformat(),
+    }  # fmt: skip
+
+
+@pytest.mark.requirement("E2E-OBS-01", "QG-IT-01")
+def test_every_kind_of_market_data_is_received_published_and_stored_alike(
+    bench: Bench, tmp_path: Path, postgres_dsn: str, redis_url: str
+) -> None:
+    now_ns = int(MINUTE.timestamp()) * 1_000_000_000
+    path = tmp_path / "worker-0.ring"
+    create_ring(path, ring=0, capacity_bytes=1 << 20, consumers=(("writer", GATING), ("publisher", LOSSY)))
+    ring = RingWriter(path)
+    for number in range(30):
+        kind = (Trade, Book, Event)[number % 3]
+        append(ring, kind(recv_ns=now_ns + number, symbol=b"%06d" % (number % 2), flags=16 * (number % 2)))
+    for event_type in range(1, 7):  # a status may be of no symbol
+        append(ring, Event(recv_ns=now_ns, symbol=b"", type=event_type, text=b"\0\xff"))
+    ring.flush_ledger(now_ns, force=True)
+    ring.close()
+    create_counters_file(tmp_path / "counters", 1)
+    counters = CountersBlock(tmp_path / "counters", 0)
+    counters.take("sinks")
+    host = Host(wait=lambda _s: None, beat=lambda: None, stopping=lambda: True, drain_s=30.0)
+
+    database = Database(dsn=postgres_dsn, retention_days=0)
+    assert writer.run(database, [path], counters, host, on_ready=lambda: None)
+    assert publisher.run(Redis(url=redis_url), [path], counters, host, on_ready=lambda: None)
+
+    report = bench.verify()
+    assert report.is_complete, report.as_text()
+    assert (report.received, report.stored, report.published, report.open) == (36, 36, 36, 0)
+    with psycopg.connect(postgres_dsn) as connection:
+        connection.execute("DELETE FROM market_events WHERE symbol = '' AND type = 'nav'")
+    found = [(d.key, d.received, d.stored, d.published) for d in bench.verify().differences]
+    assert found == [(Key(UNIX_MINUTE, "kr", "", "event"), 6, 5, 6)]
 
 
 def test_a_redis_that_does_not_answer_makes_the_result_incomplete_but_compares_the_rest(postgres_dsn: str) -> None:

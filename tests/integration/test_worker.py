@@ -20,7 +20,10 @@ from daemon.config import Account, Config, Feed, Ingest
 from daemon.errors import ConfigError, InvariantBroken, RingError
 from daemon.ingest.connection import State
 from daemon.ingest.connector import NetworkConnector
-from daemon.ingest.session import Session, Surroundings
+from daemon.ingest.gaps import Gaps
+from daemon.ingest.governor import Budgets, Governor
+from daemon.ingest.session import Session
+from daemon.ingest.surroundings import Outside, Surroundings
 from daemon.ingest.venues.kis import KisVenue
 from daemon.ingest.venues.venue import ControlMessage
 from daemon.ingest.worker import run_worker
@@ -42,6 +45,8 @@ QUICK = Ingest(
     backoff_max_s=0.2,
     slot_held_backoff_s=0.2,
     link_timeout_s=30.0,
+    connects_per_10min=1000,
+    connects_per_10min_address=1000,
 )
 PATIENCE_S = 30.0
 
@@ -90,6 +95,9 @@ class Bench:
         value: int = self.counters.get(name)
         return value
 
+    def has(self, name: str, value: int) -> bool:
+        return self.value(name) == value
+
     def read(self) -> None:
         while found := read_records(self.reader, 10_000):
             self.records += found
@@ -107,7 +115,9 @@ class Bench:
         }
 
     @contextlib.asynccontextmanager
-    async def working(self, config: Config, plan: WorkerPlan | None = None) -> AsyncIterator[None]:
+    async def working(
+        self, config: Config, plan: WorkerPlan | None = None, outside: Outside | None = None
+    ) -> AsyncIterator[None]:
         """Run a worker on *config*; at the end stop it and read what is left."""
         stop = asyncio.Event()
         worker = run_worker(
@@ -118,6 +128,7 @@ class Bench:
             wake_fds={},
             stop=stop,
             beat=self.counters.heartbeat,
+            outside=outside or Outside(),
         )
         async with asyncio.TaskGroup() as group:
             running = group.create_task(worker, name="worker")
@@ -509,6 +520,8 @@ async def test_a_bug_in_a_callback_ends_the_role_instead_of_reconnecting_for_eve
             random=lambda: 0.0,
             wake_timer=lambda: None,
             log=structlog.get_logger(),
+            gaps=Gaps(),
+            governor=Governor(Budgets(100, 100)),
         )
         (planned,) = make_plan(config).workers[0].connections
         approval_key = simulator._venue.approvals.issue(APP_KEY)
@@ -534,6 +547,9 @@ class FixedKey:
 
     async def get(self, *, refused: str | None = None) -> str:
         return self.key
+
+    def forget(self) -> None:
+        raise AssertionError
 
 
 class DeafVenue(OddVenue):

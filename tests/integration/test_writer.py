@@ -25,10 +25,18 @@ from daemon.sinks.database import Fenced
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.ring import RingWriter, create_ring
 from tests.integration.cutting_proxy import Cut, CuttingProxy
-from tests.reference.packed_records import Book, Gap, Ledger, Quarantine, Trade, append
+from tests.reference.packed_records import EVENT, Book, Event, Gap, Ledger, Quarantine, Record, Trade, append
 
 CHILD = Path(__file__).with_name("writer_child.py")
 ROOT = Path(__file__).parents[2]
+# Market data of every kind, with texts that no text column takes.
+MIXTURE = (
+    Trade(flags=16),
+    Event(type=1, price=(712, 1), text="005930^\ub3d9\uc2dc\ud638\uac00".encode()),
+    Book(asks=[((71300, 0), (5, 0))]),
+    Event(symbol=b"", type=4, text=b'\0\xff\xed\xa0\x80\t"\\' * 40),
+)
+MARKET_TABLES = ("market_ticks", "market_orderbook", "market_events")
 QUICK = (0.01, 0.02, 0.05)  # retry delays of tests that do not look at them
 
 
@@ -52,16 +60,15 @@ class Rings:
     def paths(self) -> list[Path]:
         return [self.directory / f"worker-{number}.ring" for number in range(len(self.producers))]
 
-    def fill(self, records: int, *, ring: int = 0) -> None:
-        """Append trades and publish them; waits for room like a worker does."""
+    def fill(self, records: int, *, ring: int = 0, mixture: Sequence[Record] = (Trade(),)) -> None:
+        """Append those of *mixture* in turn and publish them; waits for room like a worker does."""
         producer = self.producers[ring]
-        trade = Trade()
-        body = trade.body()
-        for _ in range(records):
+        bodies = itertools.cycle([(record.kind, record.body(), record.flags) for record in mixture])
+        for kind, body, flags in itertools.islice(bodies, records):
             while producer.room_bytes < 4096:
                 producer.publish()
                 time.sleep(0.001)
-            producer.append(trade.kind, body, venue=1, market=1, recv_ns=time.time_ns(), utc_offset_min=540)
+            producer.append(kind, body, flags=flags, venue=1, market=1, recv_ns=time.time_ns(), utc_offset_min=540)
         producer.publish()
 
 
@@ -169,9 +176,10 @@ def query(dsn: str, statement: str, parameters: Sequence[object] = ()) -> list[t
         return cursor.fetchall() if cursor.description else []
 
 
-def stored(dsn: str) -> tuple[int, int]:
-    """Rows, and different rows."""
-    (row,) = query(dsn, "SELECT count(*), count(DISTINCT (source, seq)) FROM market_ticks")
+def stored(dsn: str, *tables: str) -> tuple[int, int]:
+    """Rows, and different rows, of *tables*: only of market_ticks if there are none."""
+    rows = " UNION ALL ".join(f"SELECT source, seq FROM {table}" for table in tables or MARKET_TABLES[:1])
+    (row,) = query(dsn, f"SELECT count(*), count(DISTINCT (source, seq)) FROM ({rows}) AS rows")
     return int(row[0]), int(row[1])
 
 
@@ -190,10 +198,11 @@ def test_records_of_every_kind_reach_their_tables(make_rings: Callable[..., Ring
     level = ((71300, 0), (5, 0))
     for record in (
         Trade(price=(7120012, 2), side=2),
-        Book(asks=[level], bids=[level]),
+        Book(asks=[level], bids=[level], flags=32),
+        Event(symbol=b"0001", type=2, price=(265012, 2), text=b"0001^\0^\xff", flags=16),
         Quarantine(frame=b"\0raw\xff", reason=1),
-        Gap(missing=3),
-        Ledger(count=4, through_seq=5),
+        Gap(missing=3, reason=4),
+        Ledger(count=4, through_seq=5, data_kind=EVENT),
     ):
         append(rings.producers[0], record)
     rings.producers[0].publish()
@@ -203,11 +212,18 @@ def test_records_of_every_kind_reach_their_tables(make_rings: Callable[..., Ring
     assert query(postgres_dsn, "SELECT symbol, price, side, market, venue FROM market_ticks") == [
         ("005930", 71200.12, "sell", "kr", "kis")
     ]
-    assert query(postgres_dsn, "SELECT ask_price1, ask_vol1, bid_vol2 FROM market_orderbook") == [(71300.0, 5.0, None)]
+    assert query(postgres_dsn, "SELECT ask_price1, ask_vol1, bid_vol2, exchange FROM market_orderbook") == [
+        (71300.0, 5.0, None, "sor")
+    ]
+    assert query(postgres_dsn, "SELECT symbol, type, price, volume, exchange, detail FROM market_events") == [
+        ("0001", "index", 2650.12, None, "nxt", "0001^\ufffd^\ufffd")
+    ]
     assert query(postgres_dsn, "SELECT venue, frame FROM quarantine") == [("kis", b"\0raw\xff")]
-    assert query(postgres_dsn, "SELECT kind, missing FROM feed_gaps") == [("trade", 3.0)]
-    assert query(postgres_dsn, "SELECT received, through_seq FROM ingest_ledger") == [(4, 5)]
-    assert rings.counters.get("rows_committed") == 5
+    assert query(postgres_dsn, "SELECT kind, missing, reason FROM feed_gaps") == [
+        ("trade", 3.0, "cumulative volume does not add up")
+    ]
+    assert query(postgres_dsn, "SELECT received, through_seq, kind FROM ingest_ledger") == [(4, 5, "event")]
+    assert rings.counters.get("rows_committed") == 6
     assert rings.counters.get("writer_lag_bytes") == 0
 
 
@@ -281,6 +297,27 @@ def test_a_batch_one_row_short_of_full_survives_the_end_of_the_writer(
     assert stored(postgres_dsn) == (199, 199)
 
 
+@pytest.mark.requirement("DLP-01")
+@pytest.mark.requirement("QG-IT-01")
+def test_events_one_row_short_of_a_batch_survive_the_kill_of_the_writer_once(
+    make_rings: Callable[..., Rings], postgres_dsn: str
+) -> None:
+    rings = make_rings()
+    events = [record for record in MIXTURE if isinstance(record, Event)]
+    with writer_process(rings, postgres_dsn, batch_rows=100, flush_interval_ms=300_000) as child:
+        rings.fill(100, mixture=events)
+        wait_until(lambda: stored(postgres_dsn, "market_events")[0] == 100)
+        rings.fill(99, mixture=events)
+        child.kill()
+        child.wait(30)
+
+    assert stored(postgres_dsn, "market_events") == (100, 100)
+    drain(rings, postgres_dsn)
+    assert stored(postgres_dsn, "market_events") == (199, 199)
+    by_type = "SELECT type, count(*), count(DISTINCT detail) FROM market_events GROUP BY 1 ORDER BY 1"
+    assert query(postgres_dsn, by_type) == [("expected", 100, 1), ("status", 99, 1)]
+
+
 @pytest.mark.requirement("DLP-01", "CH-PROC-01")
 def test_a_writer_killed_at_random_moments_under_load_loses_and_repeats_nothing(
     make_rings: Callable[..., Rings], postgres_dsn: str
@@ -289,7 +326,7 @@ def test_a_writer_killed_at_random_moments_under_load_loses_and_repeats_nothing(
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     records = 60_000
-    load = threading.Thread(target=rings.fill, args=(records,))
+    load = threading.Thread(target=rings.fill, args=(records,), kwargs={"mixture": MIXTURE})
     load.start()
 
     kills = 0
@@ -306,7 +343,8 @@ def test_a_writer_killed_at_random_moments_under_load_loses_and_repeats_nothing(
         child.terminate()
         assert child.wait(60) == 0
 
-    assert stored(postgres_dsn) == (records, records), f"seed {seed}"
+    assert stored(postgres_dsn, *MARKET_TABLES) == (records, records), f"seed {seed}"
+    assert stored(postgres_dsn, "market_events") == (records // 2, records // 2), f"seed {seed}"
 
 
 @contextmanager
@@ -455,10 +493,8 @@ def test_a_ring_that_is_lost_before_its_first_checkpoint_is_a_gap_of_the_streams
     make_rings: Callable[..., Rings], postgres_dsn: str
 ) -> None:
     rings = make_rings()
-    rings.fill(50)
+    rings.fill(50, mixture=MIXTURE)
     drain(rings, postgres_dsn)
-    streams = "SELECT DISTINCT venue, market, symbol, 'trade' FROM market_ticks ORDER BY 1, 2, 3"
-    expected = query(postgres_dsn, streams)
 
     rings.producers[0].close()
     rings.paths[0].unlink()
@@ -466,9 +502,9 @@ def test_a_ring_that_is_lost_before_its_first_checkpoint_is_a_gap_of_the_streams
     rings.producers[0] = RingWriter(rings.paths[0], wake_fds={"writer": rings.wake_fd})
     drain(rings, postgres_dsn)
 
-    gaps = "SELECT DISTINCT venue, market, symbol, kind FROM feed_gaps WHERE reason = 'ring lost' ORDER BY 1, 2, 3"
-    assert expected
-    assert query(postgres_dsn, gaps) == expected
+    gaps = "SELECT venue, market, symbol, kind FROM feed_gaps WHERE reason = 'ring lost' ORDER BY 3, 4"
+    streams = [("", "event"), ("005930", "event"), ("005930", "orderbook"), ("005930", "trade")]
+    assert query(postgres_dsn, gaps) == [("kis", "kr", symbol, kind) for symbol, kind in streams]
 
 
 def test_a_replaced_ring_without_stored_rows_is_a_gap_since_its_cursor_moved(

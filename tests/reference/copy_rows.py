@@ -5,11 +5,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tests.reference.packed_records import ABSENT, BOOK, TRADE, Book, Decimal64, Gap, Ledger, Quarantine, Record, Trade
+from tests.reference.packed_records import (
+    ABSENT,
+    BOOK,
+    EVENT,
+    TRADE,
+    Book,
+    Decimal64,
+    Event,
+    Gap,
+    Ledger,
+    Quarantine,
+    Record,
+    Trade,
+)
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">II", 0, 0)
 TRAILER = struct.pack(">h", -1)
 POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 in Unix time
+
+TRUNCATED, NXT, SOR = 2, 16, 32  # flags
 
 Field = bytes | None
 
@@ -62,7 +77,23 @@ def name_of(names: Sequence[str], number: int) -> bytes:
 
 def kind_of(data_kind: int) -> bytes:
     """The name of a record kind."""
-    return text({TRADE: "trade", BOOK: "orderbook"}.get(data_kind, "unknown"))
+    return text({TRADE: "trade", BOOK: "orderbook", EVENT: "event"}.get(data_kind, "unknown"))
+
+
+def exchange_of(flags: int) -> Field:
+    """The exchange of a record; NULL is the main one of its market."""
+    return {0: None, NXT: b"nxt", SOR: b"sor"}.get(flags & (NXT | SOR), b"unknown")
+
+
+def type_of(event_type: int) -> bytes:
+    """What an event tells."""
+    names = ("unknown", "expected", "index", "nav", "status", "program", "quote")
+    return name_of(names, event_type)
+
+
+def venue_text(raw: bytes) -> str:
+    """The venue's own text; what is not UTF-8 and what PostgreSQL cannot hold is replaced."""
+    return raw.decode(errors="replace").replace("\0", "\ufffd")
 
 
 def row(record: Record, *, source: int, seq: int, names: Names) -> tuple[str, list[Field]]:
@@ -88,6 +119,7 @@ def row(record: Record, *, source: int, seq: int, names: Names) -> tuple[str, li
                 int2(record.flags),
                 int2(source),
                 int8(seq),
+                exchange_of(record.flags),
             ]
         case Book():
             levels: list[Field] = []
@@ -102,6 +134,25 @@ def row(record: Record, *, source: int, seq: int, names: Names) -> tuple[str, li
                 venue,
                 timestamptz(record.recv_ns),
                 int2(record.flags),
+                int2(source),
+                int8(seq),
+                exchange_of(record.flags),
+            ]
+        case Event():
+            return "market_events", [
+                timestamptz(record.exchange_ns),
+                record.symbol,
+                type_of(record.type),
+                float8(record.price),
+                float8(record.volume),
+                float8(record.cum_volume),
+                float8(record.change_rate),
+                market,
+                venue,
+                exchange_of(record.flags),
+                text(venue_text(record.text)),
+                timestamptz(record.recv_ns),
+                int2(record.flags | TRUNCATED if record.text_is_cut else record.flags),
                 int2(source),
                 int8(seq),
             ]

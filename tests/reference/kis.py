@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import tomllib
+from collections.abc import Sequence
 from decimal import Decimal
 from enum import IntEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 LAYOUTS_PATH = Path(__file__).parents[2] / "native_pipeline" / "kis_layouts.toml"
 LAYOUTS: dict[str, dict[str, Any]] = tomllib.loads(LAYOUTS_PATH.read_text(encoding="utf-8"))
+MARKETS = {"kr": 1, "us": 2}
 
 Record = dict[str, Any]  # Any: the shape of native_pipeline.records.read_records, without seq
 
@@ -20,13 +22,15 @@ MAX_MANTISSA = 2**63 - 1
 MAX_SCALE = 18
 COUNT_MAX = 1_000_000
 DETAIL_MAX = 65_535
+TEXT_MAX = 65_535
 CROSSED, AUCTION = 1, 4
+EXCHANGE_FLAGS = {"": 0, "nxt": 16, "sor": 32}
 KST_OFFSET_MIN = 540
+MAX_OFFSET_MIN = 14 * 60
 NS_PER_S = 10**9
 HALF_DAY_NS = 12 * 3600 * NS_PER_S
 DAY = datetime.timedelta(days=1)
 EPOCH = datetime.datetime(1970, 1, 1)
-KST = datetime.timedelta(minutes=KST_OFFSET_MIN)
 
 
 class Reason(IntEnum):
@@ -58,37 +62,77 @@ class Refused(Exception):
 
 
 def parse_frame(
-    frame: bytes, recv_ns: int, *, is_text: bool = True, venue: int, market: int, connection: int = 0
+    frame: bytes,
+    recv_ns: int,
+    *,
+    is_text: bool = True,
+    venue: int,
+    market: int = 0,
+    connection: int = 0,
+    alternatives: Sequence[str] = (),
+    hands_over_encrypted: bool = False,
 ) -> list[Record] | None:
     """Return the records of *frame*, as read_records would, without seq; None for a control frame."""
 
-    def quarantine(refused: Refused, kept: bytes) -> Record:
+    def quarantine(refused: Refused, tr: str, kept: bytes) -> Record:
         # a quarantine record carries no connection
-        common = {"recv_ns": recv_ns, "venue": venue, "market": market, "connection": 0, "flags": 0}
+        common = {"recv_ns": recv_ns, "venue": venue, "market": market_of(tr), "connection": 0, "flags": 0}
         what = {"reason": int(refused.reason), "detail": refused.detail, "frame": kept, "original_bytes": len(kept)}
         return {"kind": "quarantine"} | common | what
 
+    def market_of(tr: str) -> int:
+        return market or (MARKETS[LAYOUTS[tr].get("market", "kr")] if tr in LAYOUTS else 0)
+
     if is_text and frame[:1] in (b"{", b"["):
         return None
+    tr = tr_of(frame) if is_text else ""
     try:
-        tr, records = split_frame(frame, is_text)
+        layout, records = split_frame(frame, is_text, alternatives)
     except Refused as refused:
-        return [quarantine(refused, frame)]
+        if refused.reason == Reason.ENCRYPTED and hands_over_encrypted:
+            return None
+        return [quarantine(refused, tr, frame)]
     found: list[Record] = []
     for fields in records:
         try:
-            record = parse_record(LAYOUTS[tr], fields, recv_ns)
+            record = parse_record(layout, fields, recv_ns)
         except Refused as refused:
             replayable = f"0|{tr}|001|" + "^".join(fields)
-            found.append(quarantine(refused, replayable.encode("latin-1")))
+            found.append(quarantine(refused, tr, replayable.encode("latin-1")))
         else:
-            common = {"recv_ns": recv_ns, "venue": venue, "market": market, "connection": connection}
+            common = {"recv_ns": recv_ns, "venue": venue, "market": market_of(tr), "connection": connection}
             found.append(common | record)
     return found
 
 
-def split_frame(frame: bytes, is_text: bool) -> tuple[str, list[list[str]]]:
-    """Return the TR and the fields of each record. Raises Refused for the whole frame."""
+def tr_of(frame: bytes) -> str:
+    """Return the TR id if the frame begins as a data frame of a known TR, "" if not."""
+    tr = frame[2:10].decode("latin-1")
+    return tr if frame[:1] in (b"0", b"1") and frame[1:2] == frame[10:11] == b"|" and tr in LAYOUTS else ""
+
+
+def layouts_of(tr: str, alternatives: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the layouts that records of *tr* may have, by their width."""
+    row = LAYOUTS[tr]
+    chosen = {name: changes for name, changes in row.get("alternatives", {}).items() if f"{tr}:{name}" in alternatives}
+    layouts = [row | changes for changes in chosen.values()] or [row]
+    if "narrow" in row:
+        changes = row["narrow"]
+        step = changes.get("width_per_level", 0)
+        more = range((changes["max_width"] - changes["min_width"]) // step + 1) if step else [0]
+        for levels in more:
+            narrow = row | changes
+            if step:
+                narrow["min_width"] = narrow["max_width"] = changes["min_width"] + levels * step
+            for role in ("ask_price", "ask_size", "bid_price", "bid_size"):
+                if role in narrow:
+                    narrow[role] = narrow[role][: changes.get("levels", LEVELS) + levels]
+            layouts.append({key: value for key, value in narrow.items() if value != -1})
+    return layouts
+
+
+def split_frame(frame: bytes, is_text: bool, alternatives: Sequence[str]) -> tuple[dict[str, Any], list[list[str]]]:
+    """Return the layout and the fields of each record. Raises Refused for the whole frame."""
     if not is_text:
         raise Refused(Reason.UNEXPECTED_BINARY)
     if not frame:
@@ -107,9 +151,10 @@ def split_frame(frame: bytes, is_text: bool) -> tuple[str, list[list[str]]]:
     count = parse_count(count_text)
     fields = payload.split("^")
     width, rest = divmod(len(fields), count)
-    if rest or not LAYOUTS[tr]["min_width"] <= width <= LAYOUTS[tr]["max_width"]:
+    fitting = [row for row in layouts_of(tr, alternatives) if row["min_width"] <= width <= row["max_width"]]
+    if rest or not fitting:
         raise Refused(Reason.BAD_WIDTH, len(fields))
-    return tr, [fields[width * i : width * (i + 1)] for i in range(count)]
+    return fitting[0], [fields[width * i : width * (i + 1)] for i in range(count)]
 
 
 def parse_count(text: str) -> int:
@@ -123,22 +168,62 @@ def parse_count(text: str) -> int:
 
 
 def parse_record(layout: dict[str, Any], fields: list[str], recv_ns: int) -> Record:
-    """Return one trade or order book. Raises Refused for the first field that does not fit, in a fixed order."""
+    """Return one trade, order book or event. Raises Refused for the first field that does not fit, in a fixed order."""
     symbol = fields[layout["symbol"]]
     if not is_symbol(symbol):
         raise Refused(Reason.BAD_SYMBOL, layout["symbol"])
-    time = parse_time(fields[layout["time"]])
+    if "realtime_key" in layout:
+        key = fields[layout["realtime_key"]]
+        if key[4:] != symbol or key[0] not in "DR":
+            raise Refused(Reason.BAD_SYMBOL, layout["realtime_key"])
+    exchange_ns, offset_min = exchange_time(layout, fields, recv_ns)
+    flags = EXCHANGE_FLAGS[layout.get("exchange", "")]
+    common = {"symbol": symbol, "exchange_ns": exchange_ns, "utc_offset_min": offset_min, "flags": flags}
+    if layout["kind"] == "trade":
+        return common | trade(layout, fields)
+    if layout["kind"] == "orderbook":
+        book = orderbook(layout, fields)
+        return common | book | {"flags": flags | book["flags"]}
+    return common | event(layout, fields)
+
+
+def exchange_time(layout: dict[str, Any], fields: list[str], recv_ns: int) -> tuple[int, int]:
+    """Return nanoseconds since 1970 UTC, and the UTC offset in minutes."""
+    offset_min: int = layout.get("utc_offset_min", KST_OFFSET_MIN)
+    offset = datetime.timedelta(minutes=offset_min)
+    if "time" not in layout:
+        return recv_ns, offset_min
+    time = time_at(layout["time"], fields)
+    if "date" not in layout:
+        return to_ns(dated_by_receipt(time, recv_ns, offset) - offset), offset_min
+    local = datetime.datetime.combine(date_at(layout["date"], fields), time)
+    if "kst_date" in layout:
+        kst_time = time_at(layout["kst_time"], fields)
+        kst = datetime.datetime.combine(date_at(layout["kst_date"], fields), kst_time)
+        ahead_s = (local - kst) // datetime.timedelta(seconds=1)
+        offset_min = KST_OFFSET_MIN + (ahead_s + 450) // 900 * 15
+        if not -MAX_OFFSET_MIN <= offset_min <= MAX_OFFSET_MIN:
+            raise Refused(Reason.BAD_DATE, layout["kst_date"])
+    ns = to_ns(local) - offset_min * 60 * NS_PER_S
+    if "subsecond" in layout and re.fullmatch("[0-9]{4}", fields[layout["subsecond"]]):
+        ns += int(fields[layout["subsecond"]]) * 100_000
+    return ns, offset_min
+
+
+def time_at(position: int, fields: list[str]) -> datetime.time:
+    """Return the time of day in a field. Raises Refused."""
+    time = parse_time(fields[position])
     if time is None:
-        raise Refused(Reason.BAD_TIME, layout["time"])
-    if "date" in layout:
-        date = parse_date(fields[layout["date"]])
-        if date is None:
-            raise Refused(Reason.BAD_DATE, layout["date"])
-        exchange_ns = to_ns(datetime.datetime.combine(date, time) - KST)
-    else:
-        exchange_ns = to_ns(dated_by_receipt(time, recv_ns) - KST)
-    common = {"symbol": symbol, "exchange_ns": exchange_ns, "utc_offset_min": KST_OFFSET_MIN, "flags": 0}
-    return common | (trade(layout, fields) if layout["kind"] == "trade" else orderbook(layout, fields))
+        raise Refused(Reason.BAD_TIME, position)
+    return time
+
+
+def date_at(position: int, fields: list[str]) -> datetime.date:
+    """Return the date in a field. Raises Refused."""
+    date = parse_date(fields[position])
+    if date is None:
+        raise Refused(Reason.BAD_DATE, position)
+    return date
 
 
 def trade(layout: dict[str, Any], fields: list[str]) -> Record:
@@ -149,10 +234,11 @@ def trade(layout: dict[str, Any], fields: list[str]) -> Record:
     volume = parse_decimal(fields[layout["size"]])
     if volume is None or volume < 0:
         raise Refused(Reason.BAD_SIZE, layout["size"])
-    cum_volume = parse_decimal(fields[layout["cum_volume"]])
+    cum_volume = optional(layout, "cum_volume", fields)
     if cum_volume is not None and cum_volume < 0:
         raise Refused(Reason.BAD_NUMBER, layout["cum_volume"])
-    ask, bid = parse_decimal(fields[layout["best_ask"]]), parse_decimal(fields[layout["best_bid"]])
+    ask, bid = optional(layout, "best_ask", fields), optional(layout, "best_bid", fields)
+    sides = {layout.get("buy", "1"): "buy", layout.get("sell", "5"): "sell"}
     return {
         "kind": "trade",
         "price": price,
@@ -160,9 +246,44 @@ def trade(layout: dict[str, Any], fields: list[str]) -> Record:
         "cum_volume": cum_volume,
         "ask": ask if ask is not None and ask > 0 else None,
         "bid": bid if bid is not None and bid > 0 else None,
-        "change_rate": parse_decimal(fields[layout["change_rate"]]),
-        "side": {"1": "buy", "5": "sell"}.get(fields[layout["side"]]),
+        "change_rate": optional(layout, "change_rate", fields),
+        "side": sides.get(fields[layout["side"]]) if "side" in layout else None,
     }
+
+
+def event(layout: dict[str, Any], fields: list[str]) -> Record:
+    """Return what only an event has: everything may be left out, but what is there must make sense."""
+    price = missing_or_positive(layout, "price", fields, Reason.BAD_PRICE)
+    volume = missing_or_positive(layout, "size", fields, Reason.BAD_SIZE)
+    cum_volume = optional(layout, "cum_volume", fields)
+    if cum_volume is not None and cum_volume < 0:
+        raise Refused(Reason.BAD_NUMBER, layout["cum_volume"])
+    text = "^".join(fields).encode("latin-1")
+    return {
+        "kind": "event",
+        "type": layout["kind"],
+        "price": price or None,
+        "volume": volume,
+        "cum_volume": cum_volume,
+        "change_rate": optional(layout, "change_rate", fields),
+        "text": text[:TEXT_MAX],
+        "text_is_cut": len(text) > TEXT_MAX,
+    }
+
+
+def optional(layout: dict[str, Any], role: str, fields: list[str]) -> Decimal | None:
+    """Return a number that may be left out or unreadable."""
+    return parse_decimal(fields[layout[role]]) if role in layout else None
+
+
+def missing_or_positive(layout: dict[str, Any], role: str, fields: list[str], reason: Reason) -> Decimal | None:
+    """Return a number that may be left out. Raises Refused if it is anything else than a number from 0."""
+    if role not in layout or is_absent(fields[layout[role]]):
+        return None
+    value = parse_decimal(fields[layout[role]])
+    if value is None or value < 0:
+        raise Refused(reason, layout[role])
+    return value
 
 
 def orderbook(layout: dict[str, Any], fields: list[str]) -> Record:
@@ -238,9 +359,9 @@ def parse_date(text: str) -> datetime.date | None:
         return None
 
 
-def dated_by_receipt(time: datetime.time, recv_ns: int) -> datetime.datetime:
+def dated_by_receipt(time: datetime.time, recv_ns: int, offset: datetime.timedelta) -> datetime.datetime:
     """Return *time* on the local day of receipt, or on the day before or after if that is less than 12 h away."""
-    received = EPOCH + datetime.timedelta(seconds=recv_ns // NS_PER_S) + KST
+    received = EPOCH + datetime.timedelta(seconds=recv_ns // NS_PER_S) + offset
     local = datetime.datetime.combine(received.date(), time)
     ahead_ns = int((local - received).total_seconds()) * NS_PER_S - recv_ns % NS_PER_S  # finer than datetime
     if ahead_ns > HALF_DAY_NS:

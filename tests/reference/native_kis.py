@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tests.reference import kis as twin
 FRAMES = Path(__file__).parents[1] / "frames" / "kis"
 MANIFEST: list[dict[str, Any]] = json.loads((FRAMES / "manifest.json").read_text(encoding="utf-8"))
 
-VENUE, MARKET, CONNECTION = 1, 1, 7
+VENUE, CONNECTION = 1, 7
 KST = datetime.timezone(datetime.timedelta(hours=9))
 NS_PER_S = 10**9
 
@@ -41,11 +42,13 @@ def named(*classes: str) -> list[Any]:
 class Native:
     """A ring with one parser in front and one gating reader behind."""
 
-    def __init__(self, path: Path, capacity_bytes: int = 8 << 20) -> None:
+    def __init__(self, path: Path, capacity_bytes: int = 8 << 20, *, layouts: Sequence[str] = ()) -> None:
         create_ring(path, ring=0, capacity_bytes=capacity_bytes, consumers=(("test", GATING),))
         self.ring = RingWriter(path)
         self.reader = GatingReader(path, "test")
-        self.parser = KisParser(venue=VENUE, market=MARKET, connection=CONNECTION)
+        self.layouts = layouts
+        self.parser = KisParser(venue=VENUE, connection=CONNECTION, layouts=layouts)
+        self.parser.keeps_all = True  # samples are parsed again and again
 
     def read(self) -> list[twin.Record]:
         records = read_records(self.reader, 100_000)
@@ -64,8 +67,10 @@ class Native:
         return records
 
 
-def reference(frame: bytes, recv_ns: int = NOON, *, is_text: bool = True) -> list[twin.Record] | None:
-    return twin.parse_frame(frame, recv_ns, is_text=is_text, venue=VENUE, market=MARKET, connection=CONNECTION)
+def reference(
+    frame: bytes, recv_ns: int = NOON, *, is_text: bool = True, layouts: Sequence[str] = ()
+) -> list[twin.Record] | None:
+    return twin.parse_frame(frame, recv_ns, is_text=is_text, venue=VENUE, connection=CONNECTION, alternatives=layouts)
 
 
 def exact(value: Any) -> Any:
@@ -82,8 +87,25 @@ def exact(value: Any) -> Any:
 
 
 def assert_same(native: Native, frame: bytes, recv_ns: int = NOON, *, is_text: bool = True) -> None:
-    assert exact(reference(frame, recv_ns, is_text=is_text)) == exact(native.parse(frame, recv_ns, is_text=is_text))
+    expected = reference(frame, recv_ns, is_text=is_text, layouts=native.layouts)
+    assert exact(expected) == exact(native.parse(frame, recv_ns, is_text=is_text))
 
 
 TRADE_FIELDS = sample("data/H0STCNT0_single.txt").decode().split("|")[3].split("^")
 BOOK_FIELDS = sample("data/H0STASP0_single.txt").decode().split("|")[3].split("^")
+
+
+# One record of each TR: of the first sample that has it.
+FIELDS: dict[str, list[str]] = {}
+for _entry in MANIFEST:
+    if _entry["cls"] == "data":
+        _payload = sample(_entry["file"]).decode("latin-1").split("|", 3)[3].split("^")
+        FIELDS.setdefault(_entry["tr"], _payload[: _entry["width"]])
+
+
+def frame_of(tr: str, fields: Sequence[str], **values: str) -> bytes:
+    """Return a frame of one record: *fields* with *values*, by role, put in."""
+    changed = list(fields)
+    for role, value in values.items():
+        changed[twin.LAYOUTS[tr][role]] = value
+    return f"0|{tr}|001|{'^'.join(changed)}".encode("latin-1")

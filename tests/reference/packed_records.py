@@ -157,18 +157,14 @@ class Ledger(Header):
 
 @dataclass(frozen=True, kw_only=True)
 class Event(Header):
-    """sise_event."""
+    """sise_event and the venue's text behind it."""
 
     symbol: bytes = b"005930"
-    exchange_ns: int = 0
-    price: int = ABSENT
-    volume: int = ABSENT
-    cum_volume: int = ABSENT
-    change_rate: int = ABSENT
-    price_scale: int = 0
-    volume_scale: int = 0
-    cum_volume_scale: int = 0
-    change_rate_scale: int = 0
+    exchange_ns: int = 1_763_596_801_000_000_000
+    price: Decimal64 = (ABSENT, 0)
+    volume: Decimal64 = (ABSENT, 0)
+    cum_volume: Decimal64 = (ABSENT, 0)
+    change_rate: Decimal64 = (ABSENT, 0)
     type: int = EXPECTED
     text: bytes = b""
     text_is_cut: bool = False
@@ -177,9 +173,9 @@ class Event(Header):
 
     def body(self) -> bytes:
         """Everything behind the header."""
+        numbers = (self.price, self.volume, self.cum_volume, self.change_rate)
         head = struct.pack(
-            "<24s5q6BH", self.symbol, self.exchange_ns, self.price, self.volume, self.cum_volume, self.change_rate,
-            self.price_scale, self.volume_scale, self.cum_volume_scale, self.change_rate_scale, self.type,
+            "<24s5q6BH", self.symbol, self.exchange_ns, *(m for m, _ in numbers), *(s for _, s in numbers), self.type,
             self.text_is_cut, len(self.text),
         )  # fmt: skip
         return head + self.text + bytes(-len(self.text) % 8)

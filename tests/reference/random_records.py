@@ -5,9 +5,11 @@ from hypothesis import strategies as st
 from tests.reference.packed_records import (
     ABSENT,
     BOOK,
+    EVENT,
     TRADE,
     Book,
     Decimal64,
+    Event,
     Gap,
     Ledger,
     Level,
@@ -33,13 +35,13 @@ symbols = st.one_of(
 )
 levels: st.SearchStrategy[Level] = st.tuples(st.one_of(numbers, st.just((0, 0))), st.one_of(numbers, st.just((0, 0))))
 _header = {
-    "flags": st.sampled_from([0, 1, 2, 4, 5]),
+    "flags": st.sampled_from([0, 1, 2, 4, 5, 8, 16, 24, 32, 48, 255]),
     "venue": st.integers(0, 5),
     "market": st.integers(0, 5),
     "recv_ns": times,
     "utc_offset_min": st.one_of(st.sampled_from([540, 0, -240, -300]), st.integers(-1439, 1439)),
 }
-_kinds = st.sampled_from([TRADE, BOOK, 9])
+_kinds = st.sampled_from([TRADE, BOOK, EVENT, 9])
 
 trades: st.SearchStrategy[Trade] = st.builds(
     Trade, symbol=symbols, exchange_ns=times, price=numbers, volume=numbers, cum_volume=optional_numbers,
@@ -61,4 +63,19 @@ ledgers: st.SearchStrategy[Ledger] = st.builds(
     Ledger, symbol=symbols, minute_ns=times, through_seq=st.integers(0, INT64_MAX), count=st.integers(0, 2**31 - 1),
     data_kind=_kinds, **_header,
 )  # fmt: skip
-records: st.SearchStrategy[Record] = st.one_of(trades, books, quarantines, gaps, ledgers)
+# What a venue may send as text, and what it should not: NUL, controls, other encodings, cut characters, surrogates.
+_text_parts = st.one_of(
+    st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.binary(max_size=12),
+    st.sampled_from([
+        b"0001^2650.12^5^-0.15^", b'{"item":"005930"}', "\uc0bc\uc131".encode("cp949"), "\uc7a5\uc6b4".encode(), b"\0",
+        b"\x1f\x7f", b'"\\', b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x98", b"\xc0\x80", b"\xe2\x80\xa8",
+    ]),
+)  # fmt: skip
+venue_texts = st.lists(_text_parts, max_size=8).map(b"".join)
+events: st.SearchStrategy[Event] = st.builds(
+    Event, symbol=symbols, exchange_ns=times, price=optional_numbers, volume=optional_numbers,
+    cum_volume=optional_numbers, change_rate=optional_numbers, type=st.one_of(st.integers(0, 7), st.just(255)),
+    text=venue_texts, text_is_cut=st.booleans(), **_header,
+)  # fmt: skip
+records: st.SearchStrategy[Record] = st.one_of(trades, books, events, quarantines, gaps, ledgers)

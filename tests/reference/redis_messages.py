@@ -4,7 +4,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
-from tests.reference.packed_records import ABSENT, Book, Decimal64, Level, Trade
+from tests.reference import copy_rows
+from tests.reference.packed_records import ABSENT, Book, Decimal64, Event, Level, Trade
+
+LATE = 8  # flag
 
 
 def number(value: Decimal64) -> str:
@@ -24,6 +27,24 @@ def string(text: bytes) -> str:
     return '"' + "".join(map(escaped, text)) + '"'
 
 
+def venue_string(text: bytes) -> str:
+    """A JSON string in UTF-8, with the same characters as in the database; controls are escaped."""
+
+    def escaped(character: str) -> str:
+        if character < " ":
+            return f"\\u{ord(character):04x}"
+        return "\\" + character if character in '"\\' else character
+
+    return '"' + "".join(map(escaped, copy_rows.venue_text(text))) + '"'
+
+
+def marks(flags: int) -> dict[str, str]:
+    """The keys that are only there if the flags of the record say so."""
+    exchange = copy_rows.exchange_of(flags)
+    found = {} if exchange is None else {"exchange": f'"{exchange.decode()}"'}
+    return found | {"late": "true"} if flags & LATE else found
+
+
 def timestamp(unix_ns: int, offset_min: int) -> str:
     """Local time of the exchange, ISO 8601; datetime knows the calendar, microseconds are rounded down."""
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=unix_ns // 1000)
@@ -36,7 +57,7 @@ def levels(side: Sequence[Level]) -> str:
 
 
 def message(
-    record: Trade | Book, *, source: int, seq: int, venues: Sequence[str], markets: Sequence[str]
+    record: Trade | Book | Event, *, source: int, seq: int, venues: Sequence[str], markets: Sequence[str]
 ) -> tuple[str, str]:
     """Return the channel of *record* and its message."""
     market = markets[record.market] if record.market < len(markets) else "unknown"
@@ -45,7 +66,7 @@ def message(
         "timestamp": f'"{timestamp(record.exchange_ns, record.utc_offset_min)}"',
         "symbol": string(record.symbol),
     }
-    origin = {
+    origin = marks(record.flags) | {
         "market": f'"{market}"',
         "venue": f'"{venue}"',
         "recv_ns": str(record.recv_ns),
@@ -72,6 +93,19 @@ def message(
             sides = {"asks": levels(record.asks), "bids": levels(record.bids)}
             fields = {"type": '"orderbook"', **common, **sides, **origin}
             channel = f"orderbook.{market}"
+        case Event():
+            fields = {
+                "type": f'"{copy_rows.type_of(record.type).decode()}"',
+                **common,
+                "price": number(record.price),
+                "change": number(record.change_rate),
+                "volume": number(record.volume),
+                "cum_volume": number(record.cum_volume),
+                "detail": venue_string(record.text),
+                **({"detail_is_cut": "true"} if record.text_is_cut else {}),
+                **origin,
+            }
+            channel = f"event.{market}"
     return channel, "{" + ",".join(f'"{key}":{value}' for key, value in fields.items()) + "}"
 
 

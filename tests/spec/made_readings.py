@@ -1,6 +1,7 @@
 """Readings as the monitor would take them, for tests."""
 
 from daemon.watching.readings import NS_PER_S, ConsumerReading, ProcessReading, Reading, RingReading, role_of
+from daemon.watching.worker_status import WorkerStatus
 from native_pipeline.counters import COUNTERS, HISTOGRAM_BUCKETS
 
 CAPACITY = 1 << 20
@@ -55,6 +56,7 @@ def reading(
     writer: ProcessReading | None = None,
     rings: tuple[RingReading, ...] = (),
     missing: tuple[str, ...] = (),
+    workers: dict[str, WorkerStatus] | None = None,
 ) -> Reading:
     """A healthy daemon at *at_s*, but for what is given."""
     return Reading(
@@ -69,4 +71,5 @@ def reading(
         ],
         missing=list(missing),
         rings=list(rings or (ring(),)),
+        workers=workers or {},
     )

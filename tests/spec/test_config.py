@@ -1,5 +1,6 @@
 """Settings: what is wrong is said in one line that names file and key, before anything starts."""
 
+import datetime
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from daemon import config as settings
 from daemon.config import Config
 from daemon.errors import ConfigError
+from daemon.ingest.venues import EXCHANGE_NAMES, KIND_NAMES, MARKET_NAMES
 
 ACCOUNT = '[[accounts]]\nname = "main"\nvenue = "kis"\napp_key = "key"\napp_secret = "secret"\n'
 FEED = '[[feeds]]\naccount = "main"\nmarket = "kr"\nsymbols = ["005930"]\n'
@@ -161,6 +163,80 @@ def test_files_that_are_not_text_are_refused(tmp_path: Path) -> None:
 
     assert refusal(tmp_path, f'control_token = {{ file = "{tmp_path}/binary" }}').startswith("control_token: ")
     assert refusal(tmp_path, ACCOUNT + FEED + 'symbols_file = "binary"').startswith("feeds.symbols_file: ")
+
+
+@pytest.mark.parametrize(
+    ("feed", "message"),
+    [
+        (FEED.replace('account = "main"\n', ""), "feeds[0].account: expected account or accounts, found neither"),
+        (FEED + 'accounts = ["main"]', "feeds[0].account: expected account or accounts, found both"),
+        (FEED.replace('account = "main"', 'accounts = ["none"]'), "feeds[0].accounts: no account is called 'none'"),
+        (FEED.replace('"main"', '"none"'), "feeds[0].account: no account is called 'none'"),
+        (FEED.replace('account = "main"', 'accounts = ["main", "main"]'), "feeds[0].accounts: 'main' is named twice"),
+        (FEED.replace('["005930"]', "[]"), "feeds[0].symbols: is empty"),
+        (FEED + 'kinds = ["candles"]', "feeds[0].kinds[0]: "),
+        (FEED + 'exchange = "krx"', "feeds[0].exchange: "),
+        (FEED + 'redundancy = "abc"', "feeds[0].redundancy: "),
+    ],
+)
+def test_a_feed_that_is_not_clear_is_refused(tmp_path: Path, feed: str, message: str) -> None:
+    assert refusal(tmp_path, ACCOUNT + feed).startswith(message)
+
+
+def test_a_feed_offers_the_kinds_and_exchanges_of_the_registry() -> None:
+    properties = settings.schema()["$defs"]["Feed"]["properties"]
+
+    assert set(properties["kinds"]["items"]["enum"]) == set(KIND_NAMES)
+    assert set(properties["exchange"]["enum"]) == set(EXCHANGE_NAMES)
+    assert set(properties["market"]["enum"]) == set(MARKET_NAMES) - {""}
+
+
+def test_the_documented_example_loads(tmp_path: Path) -> None:
+    example = """
+        data_dir = "/var/lib/sise"
+        workers = 2
+        [database]
+        dsn = "postgresql://sise@localhost/sise"
+        [redis]
+        url = "redis://localhost:6379/0"
+        [http]
+        host = "127.0.0.1"
+        port = 9464
+        [[accounts]]
+        name = "main"
+        venue = "kis"                      # kis | kiwoom | upbit
+        app_key = { env = "KIS_APP_KEY" }
+        app_secret = { env = "KIS_APP_SECRET" }
+        ws_url = "ws://ops.koreainvestment.com:21000"
+        rest_url = "https://openapi.koreainvestment.com:9443"
+        max_subscriptions = 41
+        [[feeds]]
+        account = "main"
+        market = "kr"                      # kr | us | crypto
+        kinds = ["trade", "orderbook"]
+        symbols = ["005930", "000660"]     # or symbols_file = "kr.txt"
+    """
+
+    config = load(tmp_path, example, KIS_APP_KEY="k", KIS_APP_SECRET="s")
+
+    assert (config.accounts[0].max_subscriptions, config.feeds[0].symbols) == (41, ("005930", "000660"))
+
+
+def test_a_file_of_symbols_has_one_a_line_and_comments(tmp_path: Path) -> None:
+    (tmp_path / "kr.txt").write_text("# main\n005930\n\n  000660  # memory\n#\n")
+
+    assert load(tmp_path, ACCOUNT + FEED + 'symbols_file = "kr.txt"').feeds[0].symbols == ("005930", "005930", "000660")
+
+
+def test_days_without_a_session_are_dates_by_market(tmp_path: Path) -> None:
+    text = ACCOUNT + FEED + '[calendar.closed]\nkr = ["2026-12-31", 2027-01-04]\n'
+
+    config = load(tmp_path, text)
+
+    assert config.calendar.closed == {"kr": (datetime.date(2026, 12, 31), datetime.date(2027, 1, 4))}
+    assert settings.masked(config)["calendar"] == {"closed": {"kr": ("2026-12-31", "2027-01-04")}}
+    assert refusal(tmp_path, text.replace("kr = [", "jp = [")).startswith("calendar.closed")
+    assert refusal(tmp_path, text.replace("2026-12-31", "New Year")).startswith("calendar.closed")
 
 
 def test_settings_without_feeds_are_settings(tmp_path: Path) -> None:

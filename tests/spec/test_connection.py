@@ -15,6 +15,7 @@ from daemon.ingest.connection import (
     Event,
     FetchKey,
     Halt,
+    LogIn,
     State,
     Stream,
 )
@@ -23,13 +24,14 @@ from daemon.ingest.venues.venue import SessionFault
 LINK_TIMEOUT_S = 100.0
 
 
-def connection(random: float = 1.0) -> Connection:
+def connection(random: float = 1.0, *, needs_login: bool = False) -> Connection:
     return Connection(
         backoff_first_s=1.0,
         backoff_max_s=60.0,
         slot_held_backoff_s=20.0,
         link_timeout_s=LINK_TIMEOUT_S,
         random=lambda: random,
+        needs_login=needs_login,
     )
 
 
@@ -58,8 +60,54 @@ def test_a_connection_fetches_its_key_then_connects_then_subscribes() -> None:
 @pytest.mark.requirement("CONN-READY-01")
 def test_subscribing_is_never_asked_for_before_the_connection_is_open() -> None:
     for source, events in TRANSITIONS.items():
-        if source is not State.CONNECTING:
+        if source not in (State.CONNECTING, State.LOGGING_IN):
             assert State.READY not in events.values()
+
+
+@pytest.mark.requirement("CONN-READY-01")
+def test_a_venue_that_wants_a_login_is_subscribed_to_only_after_it_has_accepted_us() -> None:
+    subject = connection(needs_login=True)
+    subject.handle(Event.STARTED, 0.0)
+    subject.handle(Event.KEY_OBTAINED, 0.0)
+
+    states = [subject.state]
+    assert subject.handle(Event.OPENED, 0.0) == [LogIn()]
+    states.append(subject.state)
+    assert subject.on_frames(1, 0.5) is None
+    assert subject.handle(Event.LOGGED_IN, 1.0) == [Stream()]
+    states.append(subject.state)
+    assert states == [State.CONNECTING, State.LOGGING_IN, State.READY]
+
+
+def test_a_login_that_is_not_answered_is_given_up_and_backed_off() -> None:
+    subject = connection(needs_login=True)
+    for event in (Event.STARTED, Event.KEY_OBTAINED, Event.OPENED):
+        subject.handle(event, 0.0)
+
+    assert subject.handle(Event.LOGIN_TIMED_OUT, 10.0) == [Close("login timed out"), BackOff(1.0, "login timed out")]
+
+
+@pytest.mark.requirement("KEY-01")
+def test_a_key_that_is_refused_at_the_login_is_refreshed() -> None:
+    subject = connection(needs_login=True)
+    for event in (Event.STARTED, Event.KEY_OBTAINED, Event.OPENED):
+        subject.handle(event, 0.0)
+
+    assert subject.handle(Event.KEY_EXPIRED, 0.1) == [Close("key expired"), FetchKey(refresh=True)]
+
+
+def test_a_session_that_a_newer_one_has_taken_over_is_never_tried_again() -> None:
+    subject = opened()
+
+    assert subject.handle(Event.SUPERSEDED, 1.0) == [Close("superseded"), Halt("superseded", is_fault=True)]
+    assert subject.state is State.STOPPED
+
+
+@pytest.mark.requirement("WDG-01")
+def test_a_session_without_data_is_closed_and_made_anew() -> None:
+    subject = opened()
+
+    assert subject.handle(Event.DATA_SILENT, 180.0) == [Close("data silent"), BackOff(1.0, "data silent")]
 
 
 def test_the_first_frame_of_any_kind_makes_it_streaming() -> None:

@@ -14,7 +14,7 @@ from native_pipeline.copy_encoder import COLUMNS, CopyBatch
 from native_pipeline.counters import CountersBlock, create_counters_file, percentile_us
 from native_pipeline.ring import GATING, GatingReader, LossyReader, RingWriter, create_ring
 from tests.reference import copy_rows, random_records
-from tests.reference.packed_records import ABSENT, Book, Gap, Ledger, Quarantine, Record, Trade, append
+from tests.reference.packed_records import ABSENT, Book, Event, Gap, Ledger, Quarantine, Record, Trade, append
 
 NAMES = copy_rows.Names(
     venues=("", "kis", "kiwoom"),
@@ -106,7 +106,7 @@ def test_every_record_is_encoded_as_the_reference_encodes_it(pipe: Pipe, records
     assert batch.rows == {table: len(rows) for table, rows in expected.items() if rows}
 
 
-@pytest.mark.parametrize("record", [Trade(), Book(), Quarantine(), Gap(), Ledger()])
+@pytest.mark.parametrize("record", [Trade(), Book(), Event(), Quarantine(), Gap(), Ledger()])
 def test_each_row_has_one_field_for_each_named_column(pipe: Pipe, record: Record) -> None:
     batch = new_batch()
     pipe.put(record)
@@ -155,7 +155,9 @@ def test_absent_levels_and_values_are_null(pipe: Pipe) -> None:
     assert levels["bid_price1"] is None
     [trade] = fields(block(batch, "market_ticks"))
     values = dict(zip(COLUMNS["market_ticks"], trade, strict=True))
-    assert [name for name, value in values.items() if value is None] == ["change", "side", "ask", "bid", "cum_volume"]
+    assert [name for name, value in values.items() if value is None] == [
+        "change", "side", "ask", "bid", "cum_volume", "exchange",
+    ]  # fmt: skip
 
 
 @pytest.mark.requirement("EDGE-01")
@@ -168,6 +170,84 @@ def test_a_time_is_rounded_down_to_the_microsecond_also_before_1970(pipe: Pipe, 
 
     [row] = fields(block(batch, "market_ticks"))
     assert row[0] == copy_rows.timestamptz(unix_ns)
+
+
+@pytest.mark.requirement("SCH-01")
+@pytest.mark.parametrize("kind", [Trade, Book, Event])
+@pytest.mark.parametrize(("flags", "expected"), [(0, None), (15, None), (16, b"nxt"), (32, b"sor"), (24, b"nxt")])
+def test_the_exchange_is_null_for_the_main_one_of_a_market(
+    pipe: Pipe, kind: type[Trade | Book | Event], flags: int, expected: bytes | None
+) -> None:
+    batch = new_batch()
+    pipe.put(kind(flags=flags))
+
+    batch.append_from(pipe.reader, 1)
+
+    [(table, _)] = batch.rows.items()
+    [row] = fields(block(batch, table))
+    assert dict(zip(COLUMNS[table], row, strict=True))["exchange"] == expected
+
+
+def detail_of(pipe: Pipe, raw: bytes) -> str:
+    """The detail of the row of an event with the text *raw*, and of no other row."""
+    batch = new_batch()
+    pipe.put(Event(text=raw), Event(text=b"after"))
+    batch.append_from(pipe.reader, 2)
+    pipe.reader.commit()
+    details = [row[COLUMNS["market_events"].index("detail")] for row in fields(block(batch, "market_events"))]
+    assert details[1] == b"after"
+    assert details[0] is not None
+    return details[0].decode()
+
+
+@pytest.mark.requirement("EDGE-01")
+@given(raw=random_records.venue_texts)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_text_of_a_venue_can_make_a_row_that_the_database_refuses(pipe: Pipe, raw: bytes) -> None:
+    detail = detail_of(pipe, raw)
+
+    assert "\0" not in detail
+    assert detail == raw.decode(errors="replace").replace("\0", "\ufffd")
+
+
+@pytest.mark.parametrize("unit", [b"\0", b"\xff", b"A", "\uac00".encode()])
+def test_the_longest_text_fits_whatever_it_holds(pipe: Pipe, unit: bytes) -> None:
+    raw = (unit * 65535)[:65535]
+
+    assert detail_of(pipe, raw) == copy_rows.venue_text(raw)
+
+
+def test_every_two_bytes_are_decoded_as_python_does_it(pipe: Pipe) -> None:
+    raw = b"".join(bytes((first, second)) + b"|" for first in range(128, 256) for second in range(0, 256, 3))
+
+    assert detail_of(pipe, raw[:65535]) == copy_rows.venue_text(raw[:65535])
+
+
+@pytest.mark.requirement("BP-01")
+def test_a_batch_of_the_longest_texts_is_full_before_it_takes_all_memory(pipe: Pipe) -> None:
+    batch = new_batch()
+    taken, put = 0, 30
+    while taken % put == 0:
+        pipe.put(*[Event(text=b"\0" * 65535)] * put)
+        taken += batch.append_from(pipe.reader, put)
+        pipe.reader.commit()
+
+    assert batch.append_from(pipe.reader, put) == 0
+    assert 1 << 27 <= batch.bytes + 100 < (1 << 27) + 200_000
+    assert batch.rows == {"market_events": taken}
+    batch.clear()
+    assert batch.append_from(pipe.reader, put) == -taken % put
+
+
+@pytest.mark.parametrize(("is_cut", "flags"), [(False, 16), (True, 18)])
+def test_a_text_that_was_cut_is_flagged_as_truncated(pipe: Pipe, is_cut: bool, flags: int) -> None:
+    batch = new_batch()
+    pipe.put(Event(text=b"1^2", text_is_cut=is_cut, flags=16))
+
+    batch.append_from(pipe.reader, 1)
+
+    [row] = fields(block(batch, "market_events"))
+    assert dict(zip(COLUMNS["market_events"], row, strict=True))["flags"] == copy_rows.int2(flags)
 
 
 def test_an_id_without_a_name_is_stored_as_unknown_and_not_dropped(pipe: Pipe) -> None:
@@ -270,9 +350,9 @@ def test_the_age_of_every_received_record_is_counted(pipe: Pipe, tmp_path: Path)
     counters = CountersBlock(tmp_path / "counters", 0)
     counters.take("writer")
     now_ns = 1_763_596_802_000_000_000
-    ages_us = [5, 5, 5, 1000, 7, 7]
+    ages_us = [5, 5, 5, 1000, 7, 7, 7]
     batch = new_batch()
-    kinds = itertools.cycle([Trade, Book, Quarantine])
+    kinds = itertools.cycle([Trade, Book, Quarantine, Event])
     pipe.put(*[kind(recv_ns=now_ns - 1000 * age) for kind, age in zip(kinds, ages_us, strict=False)], Gap(), Ledger())
     batch.append_from(pipe.reader, 100)
 
@@ -283,7 +363,7 @@ def test_the_age_of_every_received_record_is_counted(pipe: Pipe, tmp_path: Path)
     histogram = snapshot["histograms"][0]
     assert sum(histogram) == len(ages_us)
     assert histogram[5] == 3
-    assert histogram[7] == 2
+    assert histogram[7] == 3
     assert percentile_us(histogram, 1.0) >= 1000
     assert batch.min_recv_ns == now_ns - 1_000_000
     assert batch.max_recv_ns == now_ns - 5_000

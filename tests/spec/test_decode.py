@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
-from daemon.decode import decode_control, decode_frames, today_in_korea, write_json_lines
-from daemon.errors import BadFrame, ConfigError
+from daemon.decode import decode_frames, today_in_korea, write_json_lines
+from daemon.errors import ConfigError
+from daemon.ingest.venues import VENUE_CLASSES
 
 pytestmark = pytest.mark.requirement("SCH-01")
 
 FRAMES = Path(__file__).parents[1] / "frames" / "kis"
+KIWOOM_FRAMES = FRAMES.parent / "kiwoom"
+KIWOOM_MANIFEST: list[dict[str, Any]] = json.loads((KIWOOM_FRAMES / "manifest.json").read_text(encoding="utf-8"))
 MANIFEST: list[dict[str, Any]] = json.loads((FRAMES / "manifest.json").read_text(encoding="utf-8"))
 PARSED_TRS = ("H0STCNT0", "H0STASP0")
 DATE = datetime.date(2026, 11, 20)
@@ -30,24 +33,24 @@ ROLES = {
 }
 
 
-def decoded(*lines: bytes, date: datetime.date = DATE) -> list[str]:
+def decoded(*lines: bytes, date: datetime.date = DATE, venue: str = "kis") -> list[str]:
     out = io.BytesIO()
-    write_json_lines(decode_frames("kis", date, lines), out)
+    write_json_lines(decode_frames(venue, date, lines), out)
     text = out.getvalue().decode()
     assert text.endswith("\n")
     return text.splitlines()
 
 
-def objects(*lines: bytes, date: datetime.date = DATE) -> list[dict[str, Any]]:
-    return [json.loads(line, parse_float=str) for line in decoded(*lines, date=date)]
+def objects(*lines: bytes, date: datetime.date = DATE, venue: str = "kis") -> list[dict[str, Any]]:
+    return [json.loads(line, parse_float=str) for line in decoded(*lines, date=date, venue=venue)]
 
 
 def sample(name: str) -> bytes:
     return (FRAMES / name).read_bytes()
 
 
-def entries(*classes: str) -> list[Any]:
-    return [pytest.param(entry, id=entry["file"]) for entry in MANIFEST if entry["cls"] in classes]
+def entries(*classes: str, manifest: list[dict[str, Any]] = MANIFEST) -> list[Any]:
+    return [pytest.param(entry, id=entry["file"]) for entry in manifest if entry["cls"] in classes]
 
 
 def test_a_trade_is_shown_with_the_digits_that_the_venue_sent() -> None:
@@ -132,14 +135,12 @@ def test_json_that_is_not_a_control_message_is_quarantined(frame: bytes) -> None
         "reason": "control frame is not the expected JSON object",
         "frame": frame.decode(),
     }
-    with pytest.raises(BadFrame):
-        decode_control(frame)
 
 
 def test_a_message_in_another_encoding_does_not_cost_its_code() -> None:
     frame = b'{"body":{"rt_cd":"9","msg_cd":"OPSP0017","msg1":"\xc0\xdf\xb8\xf8"}}'
 
-    assert decode_control(frame)[0] == "OPSP0017"
+    assert objects(frame)[0]["code"] == "OPSP0017"
 
 
 def test_flags_are_named_only_where_there_are_any() -> None:
@@ -224,3 +225,96 @@ def test_today_is_the_date_in_korea() -> None:
 
     assert today_in_korea(before_midnight) == datetime.date(2026, 11, 20)
     assert today_in_korea(before_midnight + datetime.timedelta(seconds=1)) == datetime.date(2026, 11, 21)
+
+
+# ---- every venue -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("venue", VENUE_CLASSES)
+def test_every_venue_of_the_registry_can_be_decoded(venue: str) -> None:
+    assert objects(b"", venue=venue) == [{"kind": "quarantine", "reason": "empty frame", "frame": ""}]
+
+
+def test_a_trade_that_is_repeated_is_shown_as_often_as_it_comes() -> None:
+    frame = sample("data/H0STCNT0_single.txt")
+
+    assert len(objects(frame, frame)) == 2
+
+
+# what a kiwoom control sample is, in the words of its manifest -> code and text that are shown
+KIWOOM_CONTROL = {
+    "login_ok": ("0", ""),
+    "login_fail": ("805004", "토큰 인증에 실패했습니다 [CODE=8005, MESSAGE=Token이 유효하지 않습니다]"),
+    "ping": ("PING", ""),
+    "reg_ok": ("0", ""),
+    "reg_error": ("1", "등록 종목수 초과"),
+    "remove_ok": ("0", ""),
+}
+
+
+@pytest.mark.parametrize("entry", entries("control", manifest=KIWOOM_MANIFEST))
+def test_a_kiwoom_control_message_is_shown_with_its_code_and_text(entry: dict[str, Any]) -> None:
+    frame = (KIWOOM_FRAMES / entry["file"]).read_bytes()
+    said = json.loads(frame)
+    code, message = KIWOOM_CONTROL.get(entry["expect"]) or (said["code"], said["message"])
+
+    assert objects(frame, venue="kiwoom") == [{"kind": "control", "code": code, "message": message}]
+
+
+@pytest.mark.parametrize("entry", entries("data", manifest=KIWOOM_MANIFEST))
+def test_a_kiwoom_data_sample_is_decoded_to_the_values_of_its_manifest(entry: dict[str, Any]) -> None:
+    frame = (KIWOOM_FRAMES / entry["file"]).read_bytes()
+    sent = json.loads(frame)["data"]
+
+    found = objects(frame, venue="kiwoom")
+
+    kinds = {"0B": "trade", "0D": "orderbook", "0C": "quote", "0A": "quote", "0H": "expected", "0s": "status"}
+    assert [record["kind"] for record in found] == [kinds.get(one["type"], "status") for one in sent]
+    assert [record["symbol"] for record in found] == [one["item"].removesuffix("_AL") for one in sent]
+    if "expect" not in entry:
+        return
+    (record,) = found
+    expected = entry["expect"]
+    clock = expected["time"]
+    assert record["time"] == f"2026-11-20T{clock[:2]}:{clock[2:4]}:{clock[4:]}+09:00"
+    if record["kind"] == "trade":
+        shown = {"symbol": record["symbol"], "price": record["price"], "size": record["volume"], "time": clock}
+        shown |= {"side": record["side"], "cum_volume": record["cum_volume"]}
+    else:
+        shown = {"symbol": record["symbol"], "time": clock}
+        for side in ("ask", "bid"):
+            shown[f"best_{side}"], shown[f"best_{side}_size"] = record[f"{side}s"][0]
+    assert {key: str(value) for key, value in shown.items()} == expected
+
+
+@pytest.mark.parametrize("entry", entries("malformed", manifest=KIWOOM_MANIFEST))
+def test_a_malformed_kiwoom_sample_has_the_disposition_of_its_manifest(entry: dict[str, Any]) -> None:
+    frame = (KIWOOM_FRAMES / entry["file"]).read_bytes()
+
+    (record,) = objects(frame, venue="kiwoom")
+
+    if entry["expect"] == "data_lenient":
+        assert (record["kind"], record["symbol"], record["price"]) == ("trade", "005930", 71200)
+    else:
+        assert (record["kind"], record["frame"]) == ("quarantine", frame.decode())
+
+
+def test_the_exchange_is_shown_where_it_is_not_the_main_one() -> None:
+    frame = (KIWOOM_FRAMES / "real_0B_buy_and_second_symbol.json").read_bytes()
+
+    found = objects(frame, frame.replace(b"_AL", b"_NX"), venue="kiwoom")
+
+    assert [record.get("exchange") for record in found] == [None, "sor", None, "nxt"]
+    assert all("flags" not in record for record in found)
+
+
+def test_an_event_is_shown_with_its_named_values_and_its_own_text() -> None:
+    (line,) = decoded((KIWOOM_FRAMES / "real_0C_bbo.json").read_bytes(), venue="kiwoom")
+
+    assert line == (
+        '{"kind":"quote","venue":"kiwoom","market":"kr","symbol":"005930","time":"2026-11-20T12:00:00+09:00",'
+        '"price":null,"volume":null,"cum_volume":null,"change_rate":null,'
+        '"fields":{"best_ask":"71300","best_bid":"71200"},'
+        '"text":"{\\"type\\":\\"0C\\",\\"name\\":\\"주식우선호가\\",\\"item\\":\\"005930\\",'
+        '\\"values\\":{\\"27\\":\\"-71300\\",\\"28\\":\\"-71200\\"}}"}'
+    )

@@ -5,7 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.watching import ages, metrics
 from daemon.watching.readings import Reading
-from daemon.watching.status import Watch, rates
+from daemon.watching.status import Watch
+from daemon.watching.summary import rates
 from tests.spec.made_readings import process, reading, ring
 
 Sample = tuple[str, frozenset[tuple[str, str]]]

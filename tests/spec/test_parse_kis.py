@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 
+from native_pipeline.parse_kis import KisParser
 from native_pipeline.records import QUARANTINE_REASONS, read_records
 from tests.reference import kis as twin
 from tests.reference.kis import Reason
 from tests.reference.native_kis import (
     BOOK_FIELDS,
     CONNECTION,
+    FIELDS,
     FRAMES,
-    KST,
-    MARKET,
     NOON,
     NS_PER_S,
     TRADE_FIELDS,
     VENUE,
     Native,
+    frame_of,
     kst_ns,
     named,
     sample,
@@ -30,7 +31,8 @@ from tests.reference.native_kis import (
 
 pytestmark = pytest.mark.requirement("SCH-01")
 
-PARSED_TRS = tuple(twin.LAYOUTS)
+KR, US = 1, 2
+EVENT_KINDS = ("expected", "index", "nav", "status", "program")
 
 
 @pytest.fixture(scope="module")
@@ -50,45 +52,113 @@ def number(text: str, *, zero_is_absent: bool = False) -> Decimal | None:
     return None if text == "" or (zero_is_absent and text == "0") else Decimal(text)
 
 
-@pytest.mark.parametrize("entry", [p for p in named("data") if p.values[0]["tr"] in PARSED_TRS])
+def time_of(record: dict[str, str]) -> tuple[int, int]:
+    """Return exchange_ns and utc_offset_min of one record of the manifest; a record without time is dated NOON."""
+    if "time" not in record:
+        return NOON, 540
+    offset_min = 540
+    local = datetime.datetime.strptime(record.get("date", "20261120") + record["time"], "%Y%m%d%H%M%S")
+    if "kst_time" in record:
+        kst = datetime.datetime.strptime(record["kst_date"] + record["kst_time"], "%Y%m%d%H%M%S")
+        offset_min += round((local - kst).total_seconds()) // 60
+    zone = datetime.timezone(datetime.timedelta(minutes=offset_min))
+    ns = int(local.replace(tzinfo=zone).timestamp()) * NS_PER_S + int(record.get("subsecond", 0)) * 100_000
+    return ns, offset_min
+
+
+def sides_of(tr: str) -> dict[str, str]:
+    return {"2": "buy", "5": "sell"} if tr == "HDFFF020" else {"1": "buy", "5": "sell"}
+
+
+def exchange_flags(tr: str) -> int:
+    return {"H0NX": 16, "H0UN": 32}.get(tr[:4], 0)
+
+
+def assert_trade(tr: str, record: twin.Record, expected: dict[str, str]) -> None:
+    assert record["price"] == number(expected["price"])
+    assert record["volume"] == number(expected["size"])
+    assert record["cum_volume"] == number(expected["cum_volume"])
+    assert record["change_rate"] == number(expected["change_rate"])
+    assert record["ask"] == number(expected.get("best_ask", ""), zero_is_absent=True)
+    assert record["bid"] == number(expected.get("best_bid", ""), zero_is_absent=True)
+    assert record["side"] == sides_of(tr).get(expected.get("side", ""))
+    assert record["flags"] == exchange_flags(tr)
+
+
+def assert_book(tr: str, record: twin.Record, expected: dict[str, Any]) -> None:
+    for side in ("ask", "bid"):
+        pairs = list(zip(expected[f"{side}_price"], expected[f"{side}_size"], strict=True))
+        assert record[f"{side}s"][: len(pairs)] == [(number(price), number(size)) for price, size in pairs]
+        assert set(record[f"{side}s"][len(pairs) :]) <= {(Decimal(0), Decimal(0))}
+    auction = twin.AUCTION if expected.get("session", "") in ("A", "B", "C", "D") else 0
+    assert record["flags"] == exchange_flags(tr) | auction
+
+
+def assert_event(tr: str, record: twin.Record, expected: dict[str, str], text: bytes) -> None:
+    assert record["type"] == twin.LAYOUTS[tr]["kind"]
+    for name, role in (("price", "price"), ("volume", "size"), ("cum_volume", "cum_volume")):
+        assert record[name] == number(expected.get(role, ""))
+    assert record["change_rate"] == number(expected.get("change_rate", ""))
+    assert (record["text"], record["text_is_cut"]) == (text, False)
+    assert record["flags"] == exchange_flags(tr)
+
+
+@pytest.mark.parametrize("entry", [entry for entry in named("data") if "expect" in entry.values[0]])
 def test_every_record_of_a_data_sample_has_the_values_that_its_manifest_gives(
     native: Native, entry: dict[str, Any]
 ) -> None:
-    records = native.parse(sample(entry["file"]))
+    frame, tr, width = sample(entry["file"]), entry["tr"], entry["width"]
+    fields = frame.split(b"|", 3)[3].split(b"^")
+
+    records = native.parse(frame)
 
     assert records is not None
     assert len(records) == entry["records"] == len(entry["expect"])
-    for record, expected in zip(records, entry["expect"], strict=True):
-        date = expected.get("date", "20261120")
-        local = datetime.datetime.strptime(date + expected["time"], "%Y%m%d%H%M%S").replace(tzinfo=KST)
+    kind = twin.LAYOUTS[tr]["kind"]
+    for number_, (record, expected) in enumerate(zip(records, entry["expect"], strict=True)):
+        assert record["kind"] == ("event" if kind in EVENT_KINDS else kind)
         assert record["symbol"] == expected["symbol"]
-        assert record["exchange_ns"] == local.timestamp() * NS_PER_S
-        assert record["utc_offset_min"] == 540
-        assert (record["venue"], record["market"], record["connection"]) == (VENUE, MARKET, CONNECTION)
-        assert record["recv_ns"] == NOON
-        if record["kind"] == "trade":
-            assert record["price"] == number(expected["price"])
-            assert record["volume"] == number(expected["size"])
-            assert record["cum_volume"] == number(expected["cum_volume"])
-            assert record["change_rate"] == number(expected["change_rate"])
-            assert record["ask"] == number(expected["best_ask"], zero_is_absent=True)
-            assert record["bid"] == number(expected["best_bid"], zero_is_absent=True)
-            assert record["side"] == {"1": "buy", "5": "sell"}.get(expected["side"])
-            assert record["flags"] == 0
+        assert (record["exchange_ns"], record["utc_offset_min"]) == time_of(expected)
+        assert (record["venue"], record["connection"], record["recv_ns"]) == (VENUE, CONNECTION, NOON)
+        assert record["market"] == (US if tr.startswith("HDF") else KR)
+        if kind == "trade":
+            assert_trade(tr, record, expected)
+        elif kind == "orderbook":
+            assert_book(tr, record, expected)
         else:
-            for side in ("ask", "bid"):
-                pairs = zip(expected[f"{side}_price"], expected[f"{side}_size"], strict=True)
-                assert record[f"{side}s"] == [(Decimal(price), Decimal(size)) for price, size in pairs]
-            assert record["flags"] == (twin.AUCTION if expected["session"] in ("A", "B", "C", "D") else 0)
+            assert_event(tr, record, expected, b"^".join(fields[width * number_ : width * (number_ + 1)]))
 
 
-@pytest.mark.parametrize("entry", [p for p in named("data") if p.values[0]["tr"] not in PARSED_TRS])
-def test_a_tr_without_a_layout_is_quarantined_whole(native: Native, entry: dict[str, Any]) -> None:
-    frame = sample(entry["file"])
+def test_a_us_book_of_17_fields_has_one_level(native: Native) -> None:
+    (record,) = native.parse(sample("data/HDFSASP0_17_one_level.txt")) or []
 
-    (record,) = native.parse(frame) or []
+    assert record["asks"] == [(Decimal("269.3600"), Decimal(146)), *[(Decimal(0), Decimal(0))] * 9]
+    assert record["bids"] == [(Decimal("269.3400"), Decimal(61)), *[(Decimal(0), Decimal(0))] * 9]
 
-    assert (record["reason"], record["frame"]) == (Reason.UNKNOWN_TR, frame)
+
+def test_a_us_book_has_as_many_levels_as_its_width_says(native: Native) -> None:
+    (whole,) = native.parse(frame_of("HDFSASP0", FIELDS["HDFSASP0"])) or []
+    for width in range(17, 71):
+        (record,) = native.parse(frame_of("HDFSASP0", FIELDS["HDFSASP0"][:width])) or []
+
+        count, rest = divmod(width - 11, 6)
+        if rest:
+            assert (record["reason"], record["detail"]) == (Reason.BAD_WIDTH, width)
+        else:
+            assert record["asks"] == whole["asks"][:count] + [(Decimal(0), Decimal(0))] * (10 - count)
+            assert record["bids"] == whole["bids"][:count] + [(Decimal(0), Decimal(0))] * (10 - count)
+
+
+def test_a_status_with_the_exchange_behind_it_is_a_status(native: Native) -> None:
+    (record,) = native.parse(sample("data/H0STMKO0_11_with_exch.txt")) or []
+
+    assert (record["symbol"], record["type"], record["text"][-2:]) == ("417450", "status", b"^1")
+
+
+def test_there_is_a_sample_of_every_tr() -> None:
+    assert set(FIELDS) == set(twin.LAYOUTS)
+    without_values = {p.values[0]["file"] for p in named("data") if "expect" not in p.values[0]}
+    assert without_values == {"data/HDFSASP0_17_one_level.txt", "data/H0STMKO0_11_with_exch.txt"}
 
 
 @pytest.mark.parametrize("entry", named("control"))
@@ -97,7 +167,7 @@ def test_a_control_frame_is_left_to_python(native: Native, entry: dict[str, Any]
 
 
 EXPECTED_REASONS = {
-    "HDFSCNT0_without_RSYM_25.txt": Reason.UNKNOWN_TR,
+    "HDFSCNT0_without_RSYM_25.txt": Reason.BAD_WIDTH,
     "bad_date.txt": Reason.BAD_DATE,
     "bad_time.txt": Reason.BAD_TIME,
     "book_9_level_54.txt": Reason.BAD_WIDTH,
@@ -107,7 +177,6 @@ EXPECTED_REASONS = {
     "count_says_2_has_1.txt": Reason.BAD_WIDTH,
     "count_says_2_has_3.txt": Reason.BAD_WIDTH,
     "count_zero.txt": Reason.BAD_COUNT,
-    "cp949_halt_reason.txt": Reason.UNKNOWN_TR,
     "empty_payload.txt": Reason.BAD_WIDTH,
     "empty_price.txt": Reason.BAD_PRICE,
     "empty_symbol.txt": Reason.BAD_SYMBOL,
@@ -133,6 +202,7 @@ OTHERWISE = {
     "multi_one_bad_record.txt",
     "invalid_utf8.txt",
     "crossed_book.txt",
+    "cp949_halt_reason.txt",
     "truncated_json.json",
     "json_array.json",
 }
@@ -173,6 +243,15 @@ def test_bytes_that_are_not_utf8_in_a_field_nobody_reads_cost_nothing(native: Na
     assert (record["kind"], record["price"]) == ("trade", Decimal(71200))
 
 
+def test_a_status_whose_text_is_not_utf8_is_kept_byte_for_byte(native: Native) -> None:
+    frame = sample("malformed/cp949_halt_reason.txt")
+
+    (record,) = native.parse(frame) or []
+
+    assert (record["kind"], record["type"], record["symbol"]) == ("event", "status", "417450")
+    assert record["text"] == frame.split(b"|", 3)[3]
+
+
 def test_a_crossed_book_is_stored_and_flagged(native: Native) -> None:
     (record,) = native.parse(sample("malformed/crossed_book.txt")) or []
 
@@ -183,10 +262,7 @@ def test_a_crossed_book_is_stored_and_flagged(native: Native) -> None:
 
 
 def trade_with(**values: str) -> bytes:
-    fields = list(TRADE_FIELDS)
-    for role, value in values.items():
-        fields[twin.LAYOUTS["H0STCNT0"][role]] = value
-    return b"0|H0STCNT0|001|" + "^".join(fields).encode()
+    return frame_of("H0STCNT0", TRADE_FIELDS, **values)
 
 
 def book_with(values: dict[int, str]) -> bytes:
@@ -314,6 +390,236 @@ def test_a_book_of_an_auction_phase_is_flagged(native: Native, code: str, flags:
     assert record["flags"] == flags
 
 
+# ---- layouts by width, alternatives, markets -------------------------------------------------------------------------
+
+
+def test_a_record_of_more_fields_than_known_is_read_all_the_same(native: Native) -> None:
+    for tr, row in twin.LAYOUTS.items():
+        widest = (FIELDS[tr] + ["9"] * 127)[: row["max_width"]]
+        (expected,) = native.parse(frame_of(tr, FIELDS[tr])) or []
+        (record,) = native.parse(frame_of(tr, widest)) or []
+
+        if record["kind"] == "event":
+            assert record.pop("text") == "^".join(widest).encode()
+            del expected["text"]
+        assert record == expected
+
+
+def test_a_record_of_one_field_more_or_less_than_allowed_is_quarantined(native: Native) -> None:
+    for tr, row in twin.LAYOUTS.items():
+        smallest = row.get("narrow", row)["min_width"]
+        for width in (smallest - 1, row["max_width"] + 1):
+            (record,) = native.parse(frame_of(tr, (FIELDS[tr] + ["9"] * 127)[:width])) or []
+
+            assert (record["reason"], record["detail"]) == (Reason.BAD_WIDTH, width)
+
+
+@pytest.mark.requirement("F14")
+def test_two_records_with_a_count_of_one_never_pass_as_one(native: Native) -> None:
+    for tr, row in twin.LAYOUTS.items():
+        narrow = row.get("narrow", row)
+        for width in {row["min_width"], row["max_width"], narrow["min_width"], narrow["max_width"]}:
+            two = (FIELDS[tr] + ["9"] * 127)[:width] * 2
+            (record,) = native.parse(frame_of(tr, two)) or []
+
+            assert record["reason"] == Reason.BAD_WIDTH, tr
+
+
+def test_stock_futures_books_of_38_fields_have_the_five_levels_of_index_futures(native: Native) -> None:
+    (expected,) = native.parse(frame_of("H0IFASP0", FIELDS["H0IFASP0"])) or []
+
+    (record,) = native.parse(frame_of("H0ZFASP0", FIELDS["H0IFASP0"])) or []
+
+    assert record == expected
+
+
+def test_stock_option_books_of_38_fields_have_the_first_five_levels(native: Native) -> None:
+    (whole,) = native.parse(frame_of("H0ZOASP0", FIELDS["H0ZOASP0"])) or []
+
+    (record,) = native.parse(frame_of("H0ZOASP0", FIELDS["H0ZOASP0"][:38])) or []
+
+    for side in ("asks", "bids"):
+        assert record[side] == whole[side][:5] + [(Decimal(0), Decimal(0))] * 5
+
+
+def test_an_alternative_layout_is_used_when_it_is_chosen(native: Native, tmp_path: Path) -> None:
+    other = Native(tmp_path / "other.ring", layouts=["H0ZFASP0:appended", "HDFFF020:utc"])
+    (expected,) = native.parse(frame_of("H0ZOASP0", FIELDS["H0ZOASP0"])) or []
+    (kst,) = native.parse(frame_of("HDFFF020", FIELDS["HDFFF020"])) or []
+
+    (book,) = other.parse(frame_of("H0ZFASP0", FIELDS["H0ZOASP0"])) or []
+    (trade,) = other.parse(frame_of("HDFFF020", FIELDS["HDFFF020"])) or []
+
+    assert book == expected
+    assert (trade["exchange_ns"] - kst["exchange_ns"], trade["utc_offset_min"]) == (9 * 3600 * NS_PER_S, 0)
+
+
+def test_an_alternative_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="'H0ZFASP0:other' is not known; known alternatives: .*H0ZFASP0:appended"):
+        KisParser(venue=VENUE, layouts=["H0ZFASP0:other"])
+
+
+def test_a_market_that_is_given_is_stamped_on_every_record(native: Native) -> None:
+    parser = KisParser(venue=VENUE, market=3)
+    for frame in (sample("data/HDFSCNT0_single.txt"), b"", sample("malformed/zero_price.txt")):
+        parser.parse(native.ring, frame, NOON)
+
+    assert [record["market"] for record in native.read()] == [3, 3, 3]
+
+
+def test_quarantine_has_the_market_of_its_tr_and_none_where_the_tr_is_unknown(native: Native) -> None:
+    frames = {b"0|HDFSCNT0|001|x": US, b"0|H0STCNT0|000|x": KR, b"0|H0XXXXX0|001|x": 0, b"x": 0}
+    for frame, market in frames.items():
+        (record,) = native.parse(frame) or []
+
+        assert record["market"] == market
+
+
+def test_encrypted_frames_are_quarantined_or_handed_over(native: Native) -> None:
+    frame = sample("data/H0STCNI0_encrypted.txt")
+    taking = KisParser(venue=VENUE, hands_over_encrypted=True)
+
+    assert [record["reason"] for record in native.parse(frame) or []] == [Reason.ENCRYPTED]
+    assert taking.parse(native.ring, frame, NOON) == -1
+    assert taking.parse(native.ring, b"1|H0STCNI0", NOON) == 1
+    assert [record["reason"] for record in native.read()] == [Reason.MALFORMED_HEADER]
+
+
+# ---- overseas: the offset comes with the record ----------------------------------------------------------------------
+
+
+def overseas(local: str, kst: str) -> bytes:
+    day, clock = local.split()
+    kst_day, kst_clock = kst.split()
+    return frame_of("HDFSCNT0", FIELDS["HDFSCNT0"], date=day, time=clock, kst_date=kst_day, kst_time=kst_clock)
+
+
+@pytest.mark.requirement("EDGE-01")
+@pytest.mark.parametrize(
+    ("local", "kst", "utc", "offset_min"),
+    [
+        ("20261119 103015", "20261120 003015", "2026-11-19T15:30:15", -300),  # New York in winter
+        ("20260710 103015", "20260710 233015", "2026-07-10T14:30:15", -240),  # in summer
+        ("20260307 155959", "20260308 055959", "2026-03-07T20:59:59", -300),  # last day of winter time
+        ("20260308 180000", "20260309 070000", "2026-03-08T22:00:00", -240),  # first day of summer time
+        ("20261101 013000", "20261101 143000", "2026-11-01T05:30:00", -240),  # the hour that comes twice, first
+        ("20261101 013000", "20261101 153000", "2026-11-01T06:30:00", -300),  # and second
+        ("20261231 200000", "20270101 100000", "2027-01-01T01:00:00", -300),  # day session: another year in Korea
+        ("20261119 235959", "20261120 135959", "2026-11-20T04:59:59", -300),
+        ("20261120 000000", "20261120 140000", "2026-11-20T05:00:00", -300),
+        ("20261120 103015", "20261120 113013", "2026-11-20T02:30:15", 480),  # Hong Kong, two seconds apart
+        ("20261120 103015", "20261120 113722", "2026-11-20T02:30:15", 480),
+        ("20261120 103015", "20261120 103015", "2026-11-20T01:30:15", 540),  # Tokyo
+        ("20261120 080000", "20261120 103000", "2026-11-20T01:30:00", 390),
+        ("20261120 150000", "20261120 100000", "2026-11-20T01:00:00", 840),
+        ("20261119 110000", "20261120 100000", "2026-11-20T01:00:00", -840),
+    ],
+)
+def test_an_overseas_time_has_the_offset_that_its_korean_time_tells(
+    native: Native, local: str, kst: str, utc: str, offset_min: int
+) -> None:
+    (record,) = native.parse(overseas(local, kst)) or []
+
+    assert record["utc_offset_min"] == offset_min
+    assert record["exchange_ns"] == kst_ns(utc) + 9 * 3600 * NS_PER_S
+
+
+@pytest.mark.requirement("EDGE-01")
+@pytest.mark.parametrize(
+    ("local", "kst", "reason", "role"),
+    [
+        ("20261119 103015", "20261121 003015", Reason.BAD_DATE, "kst_date"),
+        ("20261120 153000", "20261120 100000", Reason.BAD_DATE, "kst_date"),
+        ("20261119 103000", "20261120 100000", Reason.BAD_DATE, "kst_date"),
+        ("19700101 103000", "22611231 100000", Reason.BAD_DATE, "kst_date"),
+        ("20261119 103015", "20261131 003015", Reason.BAD_DATE, "kst_date"),
+        ("20261119 103015", "20261120 240000", Reason.BAD_TIME, "kst_time"),
+        ("20261119 246015", "20261120 003015", Reason.BAD_TIME, "time"),
+        ("20260230 103015", "20261120 003015", Reason.BAD_DATE, "date"),
+    ],
+)
+def test_an_overseas_time_that_fits_no_place_on_earth_is_quarantined(
+    native: Native, local: str, kst: str, reason: Reason, role: str
+) -> None:
+    (record,) = native.parse(overseas(local, kst)) or []
+
+    assert (record["reason"], record["detail"]) == (reason, twin.LAYOUTS["HDFSCNT0"][role])
+
+
+@pytest.mark.parametrize("key", ["AAPL", "XNASAAPL", "DNASMSFT", "DNASAAPLX", "DNASAAP", ""])
+@pytest.mark.parametrize("tr", ["HDFSCNT0", "HDFSASP0"])
+def test_an_overseas_record_without_its_realtime_key_is_shifted_and_refused(native: Native, tr: str, key: str) -> None:
+    (record,) = native.parse(frame_of(tr, FIELDS[tr], realtime_key=key)) or []
+
+    assert (record["reason"], record["detail"]) == (Reason.BAD_SYMBOL, 0)
+
+
+@pytest.mark.parametrize(("code", "side"), [("2", "buy"), ("5", "sell"), ("1", None), ("", None)])
+def test_overseas_futures_have_their_own_codes_for_the_aggressor(native: Native, code: str, side: str | None) -> None:
+    (record,) = native.parse(frame_of("HDFFF020", FIELDS["HDFFF020"], side=code)) or []
+
+    assert record["side"] == side
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"), [("4312", 431_200_000), ("0001", 100_000), ("", 0), ("12", 0), ("x312", 0)]
+)
+def test_a_fraction_of_a_second_is_added_if_it_is_one(native: Native, text: str, nanoseconds: int) -> None:
+    (record,) = native.parse(frame_of("HDFFF020", FIELDS["HDFFF020"], subsecond=text)) or []
+
+    assert record["exchange_ns"] == kst_ns("2026-11-20T10:30:20") + nanoseconds
+
+
+# ---- events ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "(null)", "0", "0.00"])
+def test_an_event_without_a_price_is_an_event(native: Native, text: str) -> None:
+    for tr in ("H0STANC0", "H0UPCNT0", "H0STNAV0"):
+        (record,) = native.parse(frame_of(tr, FIELDS[tr], price=text)) or []
+
+        assert (record["kind"], record["price"]) == ("event", None)
+
+
+@pytest.mark.parametrize(
+    ("role", "text", "reason"),
+    [
+        ("price", "x", Reason.BAD_PRICE),
+        ("price", "-1", Reason.BAD_PRICE),
+        ("price", "NaN", Reason.BAD_PRICE),
+        ("size", "-1", Reason.BAD_SIZE),
+        ("size", "x", Reason.BAD_SIZE),
+        ("cum_volume", "-1", Reason.BAD_NUMBER),
+        ("symbol", "", Reason.BAD_SYMBOL),
+        ("time", "246000", Reason.BAD_TIME),
+    ],
+)
+def test_an_event_that_makes_no_sense_is_quarantined(native: Native, role: str, text: str, reason: Reason) -> None:
+    for tr in ("H0STANC0", "H0UPCNT0"):
+        (record,) = native.parse(frame_of(tr, FIELDS[tr], **{role: text})) or []
+
+        assert (record["reason"], record["detail"]) == (reason, twin.LAYOUTS[tr][role])
+
+
+@pytest.mark.requirement("EDGE-01")
+def test_a_record_that_carries_no_time_is_dated_by_its_receipt(native: Native) -> None:
+    for tr in ("H0STMKO0", "H0NXMKO0", "H0UNMKO0", "H0STNAV0"):
+        (record,) = native.parse(frame_of(tr, FIELDS[tr]), NOON + 123_456_789) or []
+
+        assert (record["exchange_ns"], record["utc_offset_min"]) == (NOON + 123_456_789, 540)
+
+
+@pytest.mark.parametrize("size", [65_535, 65_536, 200_000])
+def test_a_text_that_does_not_fit_is_cut_and_says_so(native: Native, size: int) -> None:
+    fields = list(FIELDS["H0STMKO0"])
+    fields[2] = "x" * (size - len("^".join(fields)) + len(fields[2]))
+
+    (record,) = native.parse(frame_of("H0STMKO0", fields)) or []
+
+    assert record["text"] == "^".join(fields).encode()[:65_535]
+    assert record["text_is_cut"] == (size > 65_535)
+
+
 # ---- the ring --------------------------------------------------------------------------------------------------------
 
 
@@ -324,11 +630,13 @@ def test_a_frame_that_does_not_fit_leaves_nothing_behind(small: Native) -> None:
     single = ("0|H0STCNT0|001|" + line).encode()
     damaged = ("0|H0STCNT0|001|" + bad).encode()
     book = sample("data/H0STASP0_single.txt")
-    refused = dict.fromkeys((many, single, damaged, book), 0)
+    events = sample("data/H0STANC0_multi2.txt")
+    frames = (many, single, damaged, book, events)
+    refused = dict.fromkeys(frames, 0)
     appended: list[bytes] = []
 
     for round_ in range(40_000):
-        frame = (many, single, damaged, book)[round_ % 4]
+        frame = frames[round_ % len(frames)]
         before = small.ring.last_seq
         result = small.parser.parse(small.ring, frame, NOON)
         if result < 0:
@@ -344,7 +652,9 @@ def test_a_frame_that_does_not_fit_leaves_nothing_behind(small: Native) -> None:
             appended.append(frame)
 
     assert min(refused.values()) > 20
-    assert small.parser.records + small.parser.quarantined == sum(6 if frame is many else 1 for frame in appended)
+    assert small.parser.records + small.parser.quarantined == sum(
+        {many: 6, events: 2}.get(frame, 1) for frame in appended
+    )
 
 
 def test_a_frame_of_many_records_that_no_ring_of_this_size_can_hold_is_quarantined(small: Native) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from native_pipeline import kis_layouts
 from tests.reference import kis as twin
 from tests.reference.native_kis import (
-    BOOK_FIELDS,
+    FIELDS,
     NOON,
     TRADE_FIELDS,
     Native,
@@ -48,7 +48,8 @@ odd_field = (
     st.sampled_from(
         ["", "(null)", "0", "-0", "-1", "+1", "1", "5", "3", "A", "D", "E", "NaN", "1e3", ".5", "5.", "71200.5", " 1",
          "1.0000000000000000001", "9223372036854775807", "9223372036854775808", "20240229", "20230229", "235959",
-         "240000", "005930", "Q500001", "A|B", 'A"B', "X" * 24, "X" * 25, "\xb0\xa1\xff", "\0", "1234567890123"]
+         "240000", "005930", "Q500001", "4312", "20261119", "A|B",
+         'A"B', "X" * 24, "X" * 25, "\xb0\xa1\xff", "\0", "1234567890123"]
     )
     | st.integers(-(10**20), 10**20).map(str)
     | st.decimals(allow_nan=False, allow_infinity=False, places=4).map(str)
@@ -61,15 +62,18 @@ def records(draw: st.DrawFn, template: list[str], read: list[int]) -> list[str]:
     fields = list(template)
     anywhere = st.sampled_from(read) | st.integers(0, len(fields) - 1)
     for position, value in draw(st.dictionaries(anywhere, odd_field, max_size=3)).items():
-        fields[position] = value
+        if position < len(fields):
+            fields[position] = value
     return fields
 
 
 @st.composite
 def frames(draw: st.DrawFn) -> bytes:
-    tr, template = draw(st.sampled_from([("H0STCNT0", TRADE_FIELDS), ("H0STASP0", BOOK_FIELDS)]))
-    read = kis_layouts.positions(twin.LAYOUTS[tr])
-    low, high = twin.LAYOUTS[tr]["min_width"] - 1, twin.LAYOUTS[tr]["max_width"] + 1
+    tr = draw(st.sampled_from(list(FIELDS)))
+    template = FIELDS[tr]
+    read = [at for at in kis_layouts.positions(twin.LAYOUTS[tr]) if at < len(template)]
+    narrow = twin.LAYOUTS[tr].get("narrow", twin.LAYOUTS[tr])
+    low, high = narrow["min_width"] - 1, twin.LAYOUTS[tr]["max_width"] + 1
     width = draw(st.just(len(template)) | st.integers(low, high))
     found = draw(st.lists(records((template + ["9"] * high)[:width], read), min_size=1, max_size=5))
     count = draw(st.just(len(found)) | st.integers(0, 6))
@@ -83,7 +87,7 @@ receipts = st.integers(0, kst_ns("2200-01-01T00:00:00")) | st.sampled_from(
 )
 # no deadline and no complaint about slow generation: the machine may be busy with other tests
 relaxed = settings(
-    max_examples=400,
+    max_examples=600,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -93,6 +97,18 @@ relaxed = settings(
 @given(frame=frames(), recv_ns=receipts)
 def test_native_and_reference_agree_on_generated_frames(native: Native, frame: bytes, recv_ns: int) -> None:
     assert_same(native, frame, recv_ns)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Native:
+    names = [f"{tr}:{name}" for tr, row in twin.LAYOUTS.items() for name in row.get("alternatives", {})]
+    return Native(tmp_path_factory.mktemp("kis") / "test.ring", layouts=names)
+
+
+@relaxed
+@given(frame=frames())
+def test_native_and_reference_agree_when_the_alternatives_are_chosen(other: Native, frame: bytes) -> None:
+    assert_same(other, frame)
 
 
 @st.composite

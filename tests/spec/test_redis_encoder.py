@@ -15,7 +15,7 @@ from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.redis_encoder import PublishBatch, TransactionReplies, pack_command
 from native_pipeline.ring import GATING, GatingReader, LossyReader, RingWriter, create_ring
 from tests.reference import random_records, redis_messages
-from tests.reference.packed_records import ABSENT, Book, Gap, Ledger, Quarantine, Record, Trade, append
+from tests.reference.packed_records import ABSENT, Book, Event, Gap, Ledger, Quarantine, Record, Trade, append
 
 VENUES = ("", "kis", "kiwoom")
 MARKETS = ("", "kr", "us")
@@ -84,12 +84,12 @@ def test_the_transaction_is_the_one_that_the_reference_writes(pipe: Pipe, record
     channels: Counter[str] = Counter()
     minutes: Counter[tuple[int, bytes]] = Counter()
     for record, seq in zip(records, seqs, strict=True):
-        if isinstance(record, Trade | Book):
+        if isinstance(record, Trade | Book | Event):
             channel, message = redis_messages.message(record, source=RING, seq=seq, venues=VENUES, markets=MARKETS)
             commands.append(("PUBLISH", channel, message))
             channels[channel] += 1
             kind, _, market = channel.partition(".")
-            kind = {"ticker": "trade"}.get(kind, kind)
+            kind = {"ticker": "trade", "orderbook": "orderbook", "event": "event"}[kind]
             minutes[record.recv_ns // MINUTE_NS, market.encode() + b"|" + record.symbol + b"|" + kind.encode()] += 1
     published = batch.messages
     assert published == len(commands) - 1
@@ -156,6 +156,79 @@ def test_an_order_book_lists_the_levels_that_exist_best_first(pipe: Pipe) -> Non
     }  # fmt: skip
 
 
+def test_an_event_says_its_type_and_what_the_venue_sent(pipe: Pipe) -> None:
+    batch = new_batch()
+    event = Event(
+        symbol=b"0001", type=2, price=(265012, 2), volume=(12, 0), cum_volume=(ABSENT, 0), change_rate=(-15, 2),
+        text="0001^\uc7a5\uc911\t^".encode(), flags=32, recv_ns=12,
+    )  # fmt: skip
+    [seq, _] = pipe.put(event, Event(type=4, text_is_cut=True))
+
+    batch.append_from(pipe.reader, 2)
+
+    [[_, channel, message], [_, _, second]] = publish_commands(batch)
+    assert channel == b"event.kr"
+    assert json.loads(message) == {
+        "type": "index", "timestamp": "2025-11-20T09:00:01+09:00", "symbol": "0001", "price": 2650.12, "change": -0.15,
+        "volume": 12, "cum_volume": None, "detail": "0001^\uc7a5\uc911\t^", "exchange": "sor", "market": "kr",
+        "venue": "kis", "recv_ns": 12, "source": RING, "seq": seq,
+    }  # fmt: skip
+    assert json.loads(second).items() >= {"type": "status", "change": None, "detail": "", "detail_is_cut": True}.items()
+
+
+@pytest.mark.requirement("EDGE-01")
+@given(raw=random_records.venue_texts)
+@example(raw=b"\0" * 65535)
+@example(raw=b"\x01" * 65535)
+@example(raw=b'"' * 65535)
+@example(raw=b"\xff" * 65535)
+@example(raw=("\uac00" * 21845).encode())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_text_of_a_venue_can_break_the_json_or_the_protocol(pipe: Pipe, raw: bytes) -> None:
+    batch = new_batch()
+    pipe.put(Event(text=raw), Trade(symbol=b"after"))
+
+    batch.append_from(pipe.reader, 2)
+    pipe.reader.commit()
+
+    event, trade = (words[2] for words in publish_commands(batch))
+    assert json.loads(event)["detail"] == raw.decode(errors="replace").replace("\0", "\ufffd")
+    assert json.loads(trade)["symbol"] == "after"
+
+
+@pytest.mark.requirement("BP-01")
+def test_a_batch_of_the_longest_texts_is_full_before_it_takes_all_memory(pipe: Pipe) -> None:
+    batch = new_batch()
+    taken, put = 0, 30
+    while taken % put == 0:
+        pipe.put(*[Event(text=b"\1" * 65535)] * put)
+        taken += batch.append_from(pipe.reader, put)
+        pipe.reader.commit()
+
+    assert batch.append_from(pipe.reader, put) == 0
+    assert batch.messages == taken
+    assert 1 << 26 < len(payload(batch)) < (1 << 26) + 500_000
+    batch.clear()
+    assert batch.append_from(pipe.reader, put) == -taken % put
+
+
+@pytest.mark.parametrize("kind", [Trade, Book, Event])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [(0, {}), (5, {}), (16, {"exchange": "nxt"}), (32, {"exchange": "sor"}), (40, {"exchange": "sor", "late": True})],
+)
+def test_the_exchange_and_late_are_keys_only_where_they_are_flagged(
+    pipe: Pipe, kind: type[Trade | Book | Event], flags: int, expected: dict[str, object]
+) -> None:
+    batch = new_batch()
+    pipe.put(kind(flags=flags))
+
+    batch.append_from(pipe.reader, 1)
+
+    message = json.loads(first_message(batch))
+    assert {key: message[key] for key in ("exchange", "late") if key in message} == expected
+
+
 def test_change_is_a_number_also_when_the_venue_sent_none(pipe: Pipe) -> None:
     batch = new_batch()
     pipe.put(Trade(change_rate=(ABSENT, 0)))
@@ -205,6 +278,7 @@ def test_messages_are_counted_by_minute_of_receipt_market_symbol_and_kind(pipe: 
     pipe.put(
         Trade(recv_ns=minute_ns), Trade(recv_ns=minute_ns + MINUTE_NS - 1), Trade(recv_ns=minute_ns + MINUTE_NS),
         Trade(recv_ns=minute_ns, symbol=b"000660"), Book(recv_ns=minute_ns), Trade(recv_ns=minute_ns, market=2),
+        Event(recv_ns=minute_ns, type=1), Event(recv_ns=minute_ns, type=2),
     )  # fmt: skip
 
     batch.append_from(pipe.reader, 100)
@@ -212,6 +286,7 @@ def test_messages_are_counted_by_minute_of_receipt_market_symbol_and_kind(pipe: 
     counted = [words[1:] for words in redis_messages.commands(payload(batch)) if words[0] == b"HINCRBY"]
     assert sorted(counted) == [
         [b"published:minute:29393280", b"kr|000660|trade", b"1"],
+        [b"published:minute:29393280", b"kr|005930|event", b"2"],
         [b"published:minute:29393280", b"kr|005930|orderbook", b"1"],
         [b"published:minute:29393280", b"kr|005930|trade", b"2"],
         [b"published:minute:29393280", b"us|005930|trade", b"1"],

@@ -9,6 +9,8 @@ from daemon.ingest.router import route
 from daemon.ingest.venues.venue import (
     ControlMessage,
     Heartbeat,
+    LoggedIn,
+    Notice,
     Refusal,
     Registration,
     RegistrationRefused,
@@ -42,6 +44,15 @@ class Recorder:
     def on_session_refused(self, refused: SessionRefused) -> None:
         self.calls.append(("session_refused", refused))
 
+    def on_unsubscribed(self, message: Unsubscribed) -> None:
+        self.calls.append(("unsubscribed", message))
+
+    def on_logged_in(self) -> None:
+        self.calls.append(("logged_in",))
+
+    def on_notice(self, notice: Notice) -> None:
+        self.calls.append(("notice", notice))
+
     def on_unexpected(self, message: Unsubscribed | Unknown) -> None:
         self.calls.append(("unexpected", message))
 
@@ -61,7 +72,9 @@ def always(message: ControlMessage) -> Callable[[bytes], ControlMessage]:
         (Subscribed(None, "X0"), ("subscribed", None)),
         (REFUSED, ("refused", REFUSED)),
         (SESSION_REFUSED, ("session_refused", SESSION_REFUSED)),
-        (Unsubscribed(A, "X3"), ("unexpected", Unsubscribed(A, "X3"))),
+        (Unsubscribed(A, "X3"), ("unsubscribed", Unsubscribed(A, "X3"))),
+        (LoggedIn("X5"), ("logged_in",)),
+        (Notice("X6"), ("notice", Notice("X6"))),
         (Unknown(None, "X4", "?"), ("unexpected", Unknown(None, "X4", "?"))),
     ],
 )

@@ -1,6 +1,7 @@
 """scan.pxd: text fields to exact values, and separators found, without leaving the frame."""
 
 import datetime
+import re
 from decimal import Decimal
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from native_pipeline.parse_kis import (
     probe_decimal,
+    probe_decimals,
     probe_hhmmss,
     probe_integers,
     probe_separators,
@@ -54,6 +56,13 @@ def decimal_of(text: str, prefix: bytes = b"") -> Decimal | None:
         ("0.000000000000000001", 1, 18),
         ("9.223372036854775807", 2**63 - 1, 18),
         ("0" * 40 + "12", 12, 0),
+        ("1234.5600", 12345600, 4),
+        ("-1234.5600", -12345600, 4),
+        ("+123456789.012345", 123456789012345, 6),
+        (".000000000000001", 1, 15),
+        ("-00000000000000.5", -5, 1),
+        ("12345678.9", 123456789, 1),
+        ("1234567890123.45", 123456789012345, 2),
     ],
 )
 def test_a_decimal_is_read_exactly_as_it_is_written(text: str, mantissa: int, scale: int, prefix: bytes) -> None:
@@ -66,7 +75,8 @@ def test_a_decimal_is_read_exactly_as_it_is_written(text: str, mantissa: int, sc
     [
         "", "(null)", "NaN", "nan", "Infinity", "1e5", "1E5", "0x10", " 1", "1 ", "1_000", "1,000", "-", "+", ".", "-.",
         "+-1", "--1", "1-", "1.", "1.2.3", "7x200", "1/2", "1:2", "9223372036854775808", "-9223372036854775808",
-        "99999999999999999999999", "0.0000000000000000001", "1.0000000000000000000",
+        "99999999999999999999999", "0.0000000000000000001", "1.0000000000000000000", "1234.5678.9", "123456789.",
+        "-123456789.", "12345.67890.1234", "+-12345678", "123456789012345-", "1234567,89",
     ],
 )  # fmt: skip
 def test_what_is_not_a_plain_decimal_that_fits_is_refused(text: str, prefix: bytes) -> None:
@@ -86,8 +96,23 @@ def test_a_stray_byte_anywhere_in_a_short_number_refuses_it(byte: int) -> None:
         assert probe_decimal(frame, 15, 23) is None
 
 
+@pytest.mark.parametrize("byte", [b for b in range(256) if not chr(b).isascii() or not chr(b).isdigit()])
+@pytest.mark.parametrize("digits", [b"1234567890123456", b"123456789.123"])
+def test_a_stray_byte_anywhere_in_a_long_number_refuses_it(byte: int, digits: bytes) -> None:
+    for at in range(len(digits)):
+        text = bytearray(digits)
+        text[at] = byte
+        frame = b"0|H0STCNT0|001|" + bytes(text)
+        expected = twin.parse_decimal(text.decode("latin-1"))
+        found = probe_decimal(frame, 15, 15 + len(text))
+        assert (None if found is None else Decimal(found[0]).scaleb(-found[1])) == expected
+
+
+number_shaped = st.from_regex(r"[+-]?[0-9]{0,18}(\.[0-9]{0,18})?", fullmatch=True)
+
+
 @settings(deadline=None)
-@given(number_like, st.sampled_from(PREFIXES))
+@given(number_like | number_shaped, st.sampled_from(PREFIXES))
 def test_decimals_are_those_of_the_reference(text: str, prefix: bytes) -> None:
     assert decimal_of(text, prefix) == twin.parse_decimal(text)
 
@@ -171,10 +196,35 @@ def test_every_byte_may_be_a_separator() -> None:
 )
 def test_plain_integers_are_read_many_at_once(fields: list[str], data: st.DataObject) -> None:
     numbers = data.draw(st.lists(st.integers(0, len(fields) - 1), max_size=60))
-    frame = "0|HEADER" + "^".join(fields)
+    frame = "01|HEADER" + "^".join(fields)
     begins = [0]
     for field in fields:
         begins.append(begins[-1] + len(field) + 1)
     expected = [int(field) if field.isdigit() and len(field) <= 8 else None for field in (fields[n] for n in numbers)]
 
     assert probe_integers(frame.encode(), begins, numbers) == [expected, expected]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.text("0123456789.+-/: ", max_size=11) | st.from_regex(r"[0-9]{0,9}\.[0-9]{0,9}", fullmatch=True),
+        min_size=1,
+        max_size=60,
+    ),
+    st.data(),
+)
+def test_plain_decimals_are_read_many_at_once(fields: list[str], data: st.DataObject) -> None:
+    numbers = data.draw(st.lists(st.integers(0, len(fields) - 1), max_size=60))
+    begins = [0]
+    for field in fields:
+        begins.append(begins[-1] + len(field) + 1)
+    expected = []
+    for field in (fields[number] for number in numbers):
+        whole, _, decimals = field.partition(".")
+        is_plain = re.fullmatch(r"[0-9]+(\.[0-9]+)?", field) and len(whole + decimals) <= 8
+        expected.append((int(whole + decimals), len(decimals)) if is_plain else None)
+
+    # a digit and a point in front of the first field: they are not part of it
+    assert probe_decimals(b"0|HEADER." + "^".join(fields).encode(), begins, numbers) == [expected, expected]
+    assert probe_decimals(b"0|HEADER9" + "^".join(fields).encode(), begins, numbers) == [expected, expected]

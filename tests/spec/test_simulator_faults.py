@@ -2,7 +2,7 @@
 
 import pytest
 
-from daemon.simulator.dialect import KINDS
+from daemon.simulator.kis_trs import TRS as KINDS
 from daemon.simulator.faults import FAULTS, GARBAGE, Countdown, parse_faults
 from daemon.simulator.options import SimulatorOptions
 

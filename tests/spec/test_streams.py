@@ -1,4 +1,4 @@
-"""Completeness and de-duplication: what the cumulative volume of a stream says about what is missing and what is new."""
+"""Completeness and de-duplication: what a stream's cumulative volume says about what is missing and what is new."""
 
 from __future__ import annotations
 

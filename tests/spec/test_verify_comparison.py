@@ -1,8 +1,10 @@
 """What `sise verify` calls a difference."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from daemon.sinks.verify import Difference, Key, Report, Window, compare
+from daemon.sinks.verify import Difference, GapSum, Key, Report, Window, compare
 
 KEY = Key(100, "kr", "005930", "trade")
 NEVER = 1_000_000
@@ -94,6 +96,23 @@ def test_a_report_is_complete_only_without_differences_duplicates_and_unknowns()
     assert not Report(differences=[Difference(KEY, 1, 0, None)]).is_complete
     assert not Report(duplicated=1).is_complete
     assert not Report(redis_problem="away").is_complete
+
+
+def test_a_report_lists_gaps_up_to_a_limit_and_stays_complete() -> None:
+    moment = datetime(2026, 11, 20, 1, 2, 3, tzinfo=UTC)
+    gaps = [GapSum("kr", f"{n:06}", "event", "connection lost", 1, 1234.5, 12e9, moment, moment) for n in range(60)]
+    report = Report(gap_sums=gaps)
+
+    text = report.as_text()
+
+    assert (
+        "  kr 000049 event: connection lost: 1 x, 1,234.500 s, 12,000,000,000 shares missing"
+        " (2026-11-20 01:02:03Z to 2026-11-20 01:02:03Z)" in text
+    )
+    assert "000050" not in text
+    assert "... and 10 more; --json lists them all" in text
+    assert report.is_complete
+    assert len(report.as_dict()["feed_gaps"]) == 60
 
 
 def test_a_report_names_minute_symbol_and_counts() -> None:

@@ -90,7 +90,8 @@ def insert_ticks(
 def policies(connection: schema.Connection) -> dict[tuple[object, object], object]:
     rows = connection.execute(
         "SELECT hypertable_name, proc_name, coalesce(config ->> 'compress_after', config ->> 'drop_after')"
-        " FROM timescaledb_information.jobs WHERE hypertable_name IN ('market_ticks', 'market_orderbook')"
+        " FROM timescaledb_information.jobs WHERE hypertable_name = ANY(%s)",
+        [list(schema.MARKET_TABLES)],
     ).fetchall()
     return {(table, policy): interval for table, policy, interval in rows}
 
@@ -100,7 +101,11 @@ def test_the_schema_on_timescaledb(connection: schema.Connection) -> None:
     applied = schema.migrate(connection, retention_days=365, columnstore_after_days=7)
     again = schema.migrate(connection, retention_days=365, columnstore_after_days=7)
 
-    expected = ["0001_tables", "0002_market_tables_by_day.timescaledb", "0003_minute_bars.timescaledb"]
+    expected = [
+        "0001_tables", "0002_market_tables_by_day.timescaledb", "0003_minute_bars.timescaledb",
+        "0004_events_and_exchanges", "0005_market_events_by_day.timescaledb",
+        "0006_minute_bars_by_exchange.timescaledb",
+    ]  # fmt: skip
     assert applied == expected
     assert again == []
 
@@ -114,12 +119,13 @@ def test_the_schema_on_timescaledb(connection: schema.Connection) -> None:
     ).fetchall()
     day = timedelta(days=1)
     assert hypertables == [
+        ("market_events", True, day, "symbol", '"time" DESC'),
         ("market_orderbook", True, day, "symbol", '"time" DESC'),
         ("market_ticks", True, day, "symbol", '"time" DESC'),
     ]
 
     # the policy follows the setting, also when it changes; none drops by the exchange's time, as earlier ones did
-    markets = ("market_ticks", "market_orderbook")
+    markets = ("market_ticks", "market_orderbook", "market_events")
     assert policies(connection) == {(table, "policy_compression"): "7 days" for table in markets}
     connection.execute("SELECT add_retention_policy('market_ticks', INTERVAL '365 days')")
     schema.migrate(connection, retention_days=365, columnstore_after_days=3)
@@ -145,8 +151,8 @@ def test_the_schema_on_timescaledb(connection: schema.Connection) -> None:
     insert_ticks(connection, first_seq=10, prices=[95.0], time=MINUTE + timedelta(minutes=1))
     bars = connection.execute("SELECT * FROM market_ticks_1m ORDER BY bucket").fetchall()
     assert bars == [
-        ("005930", "kr", MINUTE, 100.0, 130.0, 90.0, 90.0, 6.0, 3),
-        ("005930", "kr", MINUTE + timedelta(minutes=1), 95.0, 95.0, 95.0, 95.0, 2.0, 1),
+        ("005930", "kr", MINUTE, 100.0, 130.0, 90.0, 90.0, 6.0, 3, None),
+        ("005930", "kr", MINUTE + timedelta(minutes=1), 95.0, 95.0, 95.0, 95.0, 2.0, 1, None),
     ]
 
     # a compressed chunk still answers, and the checks hold
@@ -158,6 +164,48 @@ def test_the_schema_on_timescaledb(connection: schema.Connection) -> None:
     # what is not old stays
     schema.maintain(connection, MINUTE.date(), retention_days=1)
     assert connection.execute("SELECT count(*) FROM market_ticks").fetchone() == (4,)
+
+
+def test_a_timescaledb_of_the_version_before_events_keeps_its_rows(connection: schema.Connection) -> None:
+    earlier = [migration for migration in schema.packaged_migrations() if migration.version <= 3]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "packaged_migrations", lambda: earlier)
+        patch.setattr(schema, "MARKET_TABLES", ("market_ticks", "market_orderbook"))
+        assert len(schema.migrate(connection, retention_days=0)) == 3
+    insert_ticks(connection, first_seq=1, prices=[100.0, 130.0], time=MINUTE)
+    connection.execute("SELECT compress_chunk(chunk) FROM show_chunks('market_ticks') AS chunk")
+    connection.execute("CALL refresh_continuous_aggregate('market_ticks_1m', NULL, NULL)")
+    insert_ticks(connection, first_seq=3, prices=[90.0], time=MINUTE + timedelta(days=1))
+    before = connection.execute("SELECT * FROM market_ticks ORDER BY seq").fetchall()
+    bars = connection.execute("SELECT * FROM market_ticks_1m ORDER BY bucket").fetchall()
+
+    assert len(schema.migrate(connection, retention_days=0)) == 3
+    assert schema.migrate(connection, retention_days=0) == []
+
+    assert connection.execute("SELECT * FROM market_ticks ORDER BY seq").fetchall() == [(*row, None) for row in before]
+    for _ in range(2):  # from the rows alone, and kept by the aggregate
+        found = connection.execute("SELECT * FROM market_ticks_1m ORDER BY bucket").fetchall()
+        assert found == [(*row, None) for row in bars]
+        connection.execute("CALL refresh_continuous_aggregate('market_ticks_1m', NULL, NULL)")
+    connection.execute("UPDATE market_ticks SET exchange = 'nxt' WHERE seq IN (2, 3)")  # of a compressed chunk too
+    connection.execute(
+        "SELECT compress_chunk(chunk, if_not_compressed => true) FROM show_chunks('market_ticks') AS chunk"
+    )
+    assert connection.execute("SELECT exchange FROM market_ticks ORDER BY seq").fetchall() == [
+        (None,), ("nxt",), ("nxt",),
+    ]  # fmt: skip
+
+    # events: stored, compressed, dropped with their day of receipt
+    insert = (
+        "INSERT INTO market_events (time, symbol, type, market, venue, detail, recv_time, flags, source, seq)"
+        " VALUES (%s, '', 'status', 'kr', 'kis', '\ufffd', %s, 0, 0, %s)"
+    )
+    for number in range(2):
+        time = MINUTE + timedelta(days=number)
+        connection.execute(insert, [time, time, number])
+    connection.execute("SELECT compress_chunk(chunk) FROM show_chunks('market_events') AS chunk")
+    schema.maintain(connection, MINUTE.date() + timedelta(days=2), retention_days=1)
+    assert connection.execute("SELECT seq, detail FROM market_events").fetchall() == [(1, "\ufffd")]
 
 
 def test_an_extension_that_arrives_later_changes_nothing() -> None:

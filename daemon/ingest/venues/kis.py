@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
-from daemon.errors import BadFrame, Refused, Retryable
-from daemon.ingest.venues import MARKET_IDS, VENUE_IDS
+from daemon.errors import BadFrame, ConfigError, Refused, Retryable
+from daemon.ingest.venues import VENUE_IDS
 from daemon.ingest.venues.venue import (
+    AccessKey,
     ControlMessage,
     Heartbeat,
     HttpRequest,
+    KeepAlive,
+    Notice,
     Refusal,
     Registration,
     RegistrationRefused,
@@ -25,6 +30,8 @@ from daemon.ingest.venues.venue import (
 )
 
 if TYPE_CHECKING:
+    import datetime
+
     from daemon.config import Account
     from native_pipeline.frame_parser import FrameParser
 
@@ -34,10 +41,117 @@ REST_URL = "https://openapi.koreainvestment.com:9443"
 # whose ws_url has a path (a lone "/" too) keeps that path.
 DEFAULT_PATH = "/tryitout"
 
-CHANNELS: Mapping[tuple[str, str], str] = {
-    ("kr", "trade"): "H0STCNT0",
-    ("kr", "orderbook"): "H0STASP0",
+
+# What the TRs of stocks have behind H0ST (KRX), H0NX (NXT), H0UN (unified).
+STOCK_TRS = {"trade": "CNT0", "orderbook": "ASP0", "expected": "ANC0", "status": "MKO0", "program": "PGM0"}
+
+
+class Channel(NamedTuple):
+    """What a TR carries: names of MARKET_NAMES, KIND_NAMES, EXCHANGE_NAMES."""
+
+    market: str
+    kind: str
+    exchange: str = ""
+
+
+# Every TR that `parse_kis.pyx` reads.
+_TRS: Mapping[Channel, tuple[str, ...]] = {
+    Channel("kr", "trade"): (
+        *("H0STCNT0", "H0STOUP0", "H0EWCNT0", "H0IFCNT0", "H0IOCNT0", "H0CFCNT0", "H0ZFCNT0", "H0ZOCNT0", "H0MFCNT0"),
+        "H0EUCNT0",
+    ),
+    Channel("kr", "orderbook"): (
+        *("H0STASP0", "H0STOAA0", "H0EWASP0", "H0IFASP0", "H0IOASP0", "H0CFASP0", "H0ZFASP0", "H0ZOASP0", "H0MFASP0"),
+        "H0EUASP0",
+    ),
+    Channel("kr", "expected"): ("H0STANC0", "H0STOAC0", "H0UPANC0", "H0ZFANC0", "H0ZOANC0", "H0EUANC0"),
+    Channel("kr", "status"): ("H0STMKO0",),
+    Channel("kr", "program"): ("H0STPGM0",),
+    Channel("kr", "index"): ("H0UPCNT0",),
+    Channel("kr", "nav"): ("H0STNAV0",),
+    **{
+        Channel("kr", kind, exchange): (prefix + suffix,)
+        for exchange, prefix in (("nxt", "H0NX"), ("sor", "H0UN"))
+        for kind, suffix in STOCK_TRS.items()
+    },
+    Channel("us", "trade"): ("HDFSCNT0", "HDFFF020"),
+    Channel("us", "orderbook"): ("HDFSASP0", "HDFSASP1", "HDFFF010"),
 }
+CHANNELS: Mapping[str, Channel] = {tr: channel for channel, trs in _TRS.items() for tr in trs}
+
+
+class Product(NamedTuple):
+    """Symbols that say by their form which TRs carry them; any other TR is named in the symbol, "TR:KEY"."""
+
+    market: str
+    form: re.Pattern[str]
+    channels: Mapping[tuple[str, str], str]  # (kind, exchange) -> TR
+
+
+# The first form that fits decides. Derivatives of KOSPI 200 (01), its mini (05) and KOSDAQ 150 (06), old and new codes:
+# 101W09, A01612; 201W08427, B01610A51. Others, and the night session, which has the same codes, must be named.
+PRODUCTS: tuple[Product, ...] = (
+    Product(
+        "kr",
+        re.compile(r"10[156][A-Z][0-9]{2}|A0[156][0-9A-Z][0-9]{2}"),
+        {("trade", ""): "H0IFCNT0", ("orderbook", ""): "H0IFASP0"},
+    ),
+    Product(
+        "kr",
+        re.compile(r"[23]0[156][A-Z][0-9]{5}|[BC]0[156][0-9A-Z][0-9]{2}[0-9A-Z]{3}"),
+        {("trade", ""): "H0IOCNT0", ("orderbook", ""): "H0IOASP0"},
+    ),
+    Product("kr", re.compile(r"[0-9]{4}"), {("index", ""): "H0UPCNT0", ("expected", ""): "H0UPANC0"}),
+    # Stocks and funds have six characters, a letter only in the fifth place; notes (ETN) a Q and six digits.
+    Product(
+        "kr",
+        re.compile(r"[0-9]{4}[0-9A-Z][0-9]|Q[0-9]{6}"),
+        {
+            **{
+                (kind, exchange): prefix + suffix
+                for exchange, prefix in (("", "H0ST"), ("nxt", "H0NX"), ("sor", "H0UN"))
+                for kind, suffix in STOCK_TRS.items()
+            },
+            ("nav", ""): "H0STNAV0",
+        },
+    ),
+    Product(
+        "us",
+        re.compile(r"(D(NAS|NYS|AMS)|R(BAQ|BAY|BAA)).+"),
+        {("trade", ""): "HDFSCNT0", ("orderbook", ""): "HDFSASP0"},
+    ),
+    Product(
+        "us",
+        re.compile(r"[DR](HKS|TSE|SHS|SZS|HSX|HNX).+"),
+        {("trade", ""): "HDFSCNT0", ("orderbook", ""): "HDFSASP1"},
+    ),
+)
+SYMBOL_FORMS = {
+    "kr": "a stock (005930), an index (0001), a derivative of KOSPI 200 or KOSDAQ 150 (A01612)",
+    "us": "a key such as DNASAAPL: DNAS, DNYS, DAMS (NYSE Arca and American, so most ETF), in the day session RBAQ, "
+    "RBAY, RBAA, or D or R with HKS, TSE, SHS, SZS, HSX, HNX; then the ticker",
+}
+# What a record can carry: see scan_symbol in native_pipeline/scan.pxd.
+KEY = re.compile(r"[!-~](?:[ -~]{0,22}[!-~])?")
+KEY_REFUSED = set('"\\^|')
+# TRs whose key is D or R, three letters of the market, and the symbol.
+PREFIXED_TRS = ("HDFSCNT0", "HDFSASP0", "HDFSASP1")
+PREFIX_LENGTH = 4
+
+# Private and encrypted; their keys come with the reply to the subscribe request.
+NOTICE_TRS = (
+    *("H0STCNI0", "H0STCNI9", "H0GSCNI0", "H0GSCNI9", "H0IFCNI0", "H0MFCNI0", "H0EUCNI0"),
+    *("HDFFF1C0", "HDFFF2C0"),
+)
+ENCRYPTED = b"1|"
+KEY_BYTES = 32
+BLOCK_BYTES = 16
+
+# The approval key has no expiry on it; the venue documents a day.
+APPROVAL_KEY_VALID_S = 24 * 3600.0
+# "invalid approval : <the key>": the text of this code ends at the colon. In any other, what is as long as a key goes.
+QUOTES_KEY = "OPSP0011"
+SECRET = re.compile(r"[0-9A-Za-z+/=_.-]{20,}")
 
 HEARTBEAT_CHANNEL = "PINGPONG"
 # What an error reply writes where it does not know the value.
@@ -93,10 +207,16 @@ class _ReplyHeader(msgspec.Struct):
     tr_key: str | None = None
 
 
+class _ReplyOutput(msgspec.Struct):
+    iv: str | None = None
+    key: str | None = None
+
+
 class _ReplyBody(msgspec.Struct):
     rt_cd: str | int | None = None
     msg_cd: str | None = None
     msg1: str | None = None
+    output: _ReplyOutput | None = None
 
 
 class _Reply(msgspec.Struct):
@@ -139,8 +259,19 @@ class _ApprovalRequest(msgspec.Struct):
     secretkey: str  # the value is the app secret; the field is not called appsecret here
 
 
+class Cipher(NamedTuple):
+    """What decrypts the notices of one TR, for one session. Never log one of these."""
+
+    key: bytes
+    iv: bytes
+
+    def __repr__(self) -> str:
+        """Say nothing."""
+        return "Cipher()"
+
+
 class KisVenue:
-    """See `Venue`."""
+    """See `Venue`. layouts: alternatives "TR:NAME" of native_pipeline/kis_layouts.toml, where sources disagree."""
 
     name = "kis"
     needs_approval_key = True
@@ -149,34 +280,73 @@ class KisVenue:
     replaces_all = False
     max_batch = 1
     decode_market = "kr"
-    keep_alive: KeepAlive | None = None
+    keep_alive: KeepAlive | None = None  # the venue asks, see Heartbeat
+
+    def __init__(self, layouts: Sequence[str] = ()) -> None:
+        self._layouts = tuple(layouts)
+        self._ciphers: dict[str, Cipher] = {}  # by TR
 
     def websocket_url(self, account: Account) -> str:
         """Return the account's URL or the venue's, with the default path unless it names one."""
         url = account.ws_url or WEBSOCKET_URL
         return url if urlsplit(url).path else url + DEFAULT_PATH
 
-    def channel(self, market: str, kind: str) -> str | None:
-        """Return the TR of *kind* in *market*."""
-        return CHANNELS.get((market, kind))
+    def registration(self, market: str, kind: str, exchange: str, symbol: str) -> Registration:
+        """Return TR and key: the TR named in "TR:KEY", otherwise that of the first form of PRODUCTS that *symbol* has.
 
-    def encode_subscribe(self, approval_key: str, registration: Registration) -> bytes:
-        """Return a register request (tr_type 1)."""
-        return _encode_request(approval_key, SUBSCRIBE, registration)
+        Raises ConfigError if there is no such TR, or the symbol has no form of that market.
+        """
+        tr, colon, key = symbol.rpartition(":")
+        if colon:
+            return _named_registration(Channel(market, kind, exchange), tr, key)
+        for product in PRODUCTS:
+            if product.market == market and product.form.fullmatch(symbol):
+                if (kind, exchange) not in product.channels:
+                    offered = ", ".join(" ".join(filter(None, channel)) for channel in product.channels)
+                    wanted = " ".join(filter(None, (kind, exchange)))
+                    raise ConfigError(f"feeds.symbols: kis has no {wanted} of {symbol!r}; it has: {offered}")
+                return Registration(product.channels[kind, exchange], _checked_key(symbol))
+        if market not in SYMBOL_FORMS:
+            raise ConfigError(f"feeds.market: kis has no {market!r}; it has: {', '.join(SYMBOL_FORMS)}")
+        raise ConfigError(
+            f"feeds.symbols: {symbol!r} is no symbol of kis in market {market!r}; expected {SYMBOL_FORMS[market]}; "
+            f"or TR:KEY, such as H0IFCNT0:A01612"
+        )
 
-    def encode_unsubscribe(self, approval_key: str, registration: Registration) -> bytes:
-        """Return an unregister request (tr_type 2)."""
-        return _encode_request(approval_key, UNSUBSCRIBE, registration)
+    def record_symbol(self, registration: Registration) -> str:
+        """Return the key, of overseas stocks the ticker in it."""
+        return registration.key[PREFIX_LENGTH:] if registration.channel in PREFIXED_TRS else registration.key
+
+    def on_session_start(self) -> None:
+        """Forget the keys of encrypted notices."""
+        self._ciphers.clear()
+
+    def encode_login(self, key: str) -> bytes:
+        """Raise NotImplementedError: the approval key travels in each request, there is no login."""
+        raise NotImplementedError
+
+    def encode_subscribe(self, key: str, registrations: Sequence[Registration]) -> bytes:
+        """Return a register request (tr_type 1) for the one registration."""
+        return _encode_request(key, SUBSCRIBE, registrations)
+
+    def encode_unsubscribe(self, key: str, registrations: Sequence[Registration]) -> bytes:
+        """Return an unregister request (tr_type 2) for the one registration."""
+        return _encode_request(key, UNSUBSCRIBE, registrations)
 
     def decode_control(self, frame: bytes) -> ControlMessage:
-        """Return what a JSON text frame says. Raises BadFrame if it is not a reply or a heartbeat."""
+        """Return what a JSON text frame says, or that an encrypted notice came, whose contents go nowhere.
+
+        Raises BadFrame if it is not a reply or a heartbeat, or cannot be decrypted.
+        """
+        if frame.startswith(ENCRYPTED):
+            return self._decode_notice(frame)
         reply = _decode_reply(frame)
         header = reply.header or _ReplyHeader()
         if header.tr_id == HEARTBEAT_CHANNEL:
             return Heartbeat(reply=frame)  # echoed byte for byte, spaces included
         if reply.body is None or not reply.body.msg_cd:
             raise BadFrame("control frame: expected a heartbeat or body.msg_cd, found neither")
-        code, text = reply.body.msg_cd, (reply.body.msg1 or "").strip()
+        code, text = reply.body.msg_cd, _without_secrets(reply.body.msg_cd, reply.body.msg1 or "")
         channel, key = (header.tr_id or "").strip(), (header.tr_key or "").strip()
         registration = None if channel in ABSENT or key in ABSENT else Registration(channel, key)
         meaning = REPLIES.get(code)
@@ -188,7 +358,27 @@ class KisVenue:
             return SessionRefused(meaning, code, text)
         if meaning is None:
             return Unknown(registration, code, text)
-        return meaning(registration, code)
+        if meaning is Subscribed and channel in NOTICE_TRS and reply.body.output is not None:
+            self._keep_cipher(channel, reply.body.output)
+        return meaning(registration, code, text)
+
+    def _keep_cipher(self, channel: str, output: _ReplyOutput) -> None:
+        key, iv = (output.key or "").encode(), (output.iv or "").encode()
+        if len(key) == KEY_BYTES and len(iv) == BLOCK_BYTES:
+            self._ciphers[channel] = Cipher(key, iv)
+
+    def _decode_notice(self, frame: bytes) -> Notice:
+        parts = frame.split(b"|", 3)
+        channel = parts[1].decode("ascii", "replace")
+        if len(parts) != 4:
+            raise BadFrame("encrypted frame: expected 1|TR|count|payload")
+        if channel not in NOTICE_TRS:
+            raise BadFrame(f"encrypted frame: {channel!r} is no order notice; market data is not encrypted")
+        cipher = self._ciphers.get(channel)
+        if cipher is None:
+            raise BadFrame(f"encrypted frame: no key for {channel} was received in this session")
+        decrypt_notice(parts[3], cipher)
+        return Notice(channel)
 
     def approval_request(self, account: Account) -> HttpRequest:
         """Return the POST to /oauth2/Approval (capital A)."""
@@ -199,27 +389,82 @@ class KisVenue:
             body=msgspec.json.encode(body),
         )
 
-    def decode_approval(self, status: int, body: bytes) -> str:
+    def decode_approval(self, status: int, body: bytes, now: datetime.datetime) -> AccessKey:
         """Return the key; its length is not checked, since documentation and practice disagree about it."""
         try:
             reply = msgspec.json.decode(body, type=_ApprovalReply)
         except msgspec.DecodeError as exc:
             raise Retryable(f"approval: HTTP {status}, expected a JSON object, found {len(body)} other bytes") from exc
         if status == 200 and reply.approval_key:
-            return reply.approval_key
+            return AccessKey(reply.approval_key, APPROVAL_KEY_VALID_S)
         message = f"approval: HTTP {status} {reply.error_code} {reply.error_description}".rstrip()
         if reply.error_code in FATAL_APPROVAL_CODES:
             raise Refused(message)
         raise Retryable(message)
 
     def make_parser(self, market: str, connection: int) -> FrameParser:
-        """Return a `KisParser`."""
+        """Return a `KisParser`; each record's market is that of its TR, whatever *market* says."""
         from native_pipeline.parse_kis import KisParser  # noqa: PLC0415 - planning must work without native modules
 
-        return KisParser(venue=VENUE_IDS[self.name], market=MARKET_IDS[market], connection=connection)
+        return KisParser(
+            venue=VENUE_IDS[self.name], connection=connection, hands_over_encrypted=True, layouts=self._layouts
+        )
 
 
-def _encode_request(approval_key: str, tr_type: str, registration: Registration) -> bytes:
+def decrypt_notice(payload: bytes, cipher: Cipher) -> tuple[str, ...]:
+    """Return the fields of an order notice: base64 of AES-256-CBC with PKCS#7 padding. Never log them.
+
+    Raises BadFrame, without the contents, if *payload* is not that, or was encrypted with another key.
+    """
+    # lazily: only accounts that take order notices need it
+    from cryptography.hazmat.primitives.ciphers import Cipher as AesCipher  # noqa: PLC0415
+    from cryptography.hazmat.primitives.ciphers.algorithms import AES  # noqa: PLC0415
+    from cryptography.hazmat.primitives.ciphers.modes import CBC  # noqa: PLC0415
+    from cryptography.hazmat.primitives.padding import PKCS7  # noqa: PLC0415
+
+    try:
+        encrypted = binascii.a2b_base64(payload, strict_mode=True)
+        decryptor = AesCipher(AES(cipher.key), CBC(cipher.iv)).decryptor()
+        unpadder = PKCS7(8 * BLOCK_BYTES).unpadder()
+        padded = decryptor.update(encrypted) + decryptor.finalize()
+        text = unpadder.update(padded) + unpadder.finalize()
+    except ValueError as exc:  # binascii.Error is one too
+        raise BadFrame(f"encrypted frame: cannot be decrypted: {exc}") from None
+    return tuple(text.decode("utf-8", "replace").split("^"))
+
+
+def _named_registration(wanted: Channel, tr: str, key: str) -> Registration:
+    found = CHANNELS.get(tr)
+    if found is None:
+        raise ConfigError(f"feeds.symbols: {tr!r} in '{tr}:{key}' is no TR of kis; they are: {', '.join(CHANNELS)}")
+    if found != wanted:
+        raise ConfigError(
+            f"feeds.symbols: TR {tr} is market {found.market!r}, kind {found.kind!r}, exchange {found.exchange!r}, but "
+            f"the feed asks for market {wanted.market!r}, kind {wanted.kind!r}, exchange {wanted.exchange!r}"
+        )
+    if tr in PREFIXED_TRS and not any(
+        tr in product.channels.values() and product.form.fullmatch(key) for product in PRODUCTS
+    ):
+        raise ConfigError(f"feeds.symbols: {key!r} is no key of {tr}; expected {SYMBOL_FORMS[wanted.market]}")
+    return Registration(tr, _checked_key(key))
+
+
+def _checked_key(key: str) -> str:
+    if not KEY.fullmatch(key) or KEY_REFUSED.intersection(key):
+        raise ConfigError(
+            f"feeds.symbols: {key!r}: expected 1 to 24 printable ASCII characters without quote, \\, ^ and |"
+        )
+    return key
+
+
+def _without_secrets(code: str, text: str) -> str:
+    if code == QUOTES_KEY:
+        text = text.partition(":")[0]
+    return SECRET.sub("...", text).strip()
+
+
+def _encode_request(approval_key: str, tr_type: str, registrations: Sequence[Registration]) -> bytes:
+    (registration,) = registrations
     return msgspec.json.encode(
         _Request(
             header=_RequestHeader(approval_key=approval_key, custtype="P", tr_type=tr_type),

@@ -154,6 +154,7 @@ class Venue(Protocol):
     acknowledges: bool  # False: no reply confirms a registration; its first data does, or a quiet *subscribe_timeout_s*
     replaces_all: bool  # True: each subscribe request states everything that is wanted
     max_batch: int  # registrations in one request; above 1 only one request is in flight, its reply is for all of it
+    default_max_subscriptions: int  # registrations that the venue allows one session, unless the account says less
     decode_market: str  # market of frames that do not show it themselves: what `sise decode` assumes
     keep_alive: KeepAlive | None
 

@@ -1,0 +1,83 @@
+"""What a worker and its sessions are given: ring and counters, the network, clocks, and where they report to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from daemon.alerts import Alerts, NullAlerts
+from daemon.ingest.venues import venue_named
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.config import Config
+    from daemon.config import Ingest as IngestSettings
+    from daemon.ingest.connector import Connector
+    from daemon.ingest.gaps import Gaps
+    from daemon.ingest.governor import Governor
+    from daemon.ingest.venues.venue import Venue
+    from daemon.shard_plan import WorkerPlan
+    from native_pipeline.counters import CountersBlock
+    from native_pipeline.ring import RingWriter
+
+
+def _never_open(_market: str, _exchange: str, _wall_ns: int) -> bool:
+    return False
+
+
+def _nothing_seen() -> Mapping[tuple[str, int], int]:
+    return {}
+
+
+def _learn_nothing(_account: str, _limit: int) -> None:
+    pass
+
+
+def _nothing_to_do() -> None:
+    pass
+
+
+def _nothing_of(_ring: RingWriter) -> Mapping[tuple[str, int], int]:
+    return {}
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """Passed to each session. The last four may be left out: no alerts, no market hours, no view of the data."""
+
+    ring: RingWriter
+    counters: CountersBlock
+    connector: Connector
+    settings: IngestSettings
+    clock: Callable[[], float]  # monotonic, seconds
+    wall_ns: Callable[[], int]
+    random: Callable[[], float]
+    wake_timer: Callable[[], None]  # a deadline may have come nearer
+    log: Any  # structlog's bound loggers have no common static type
+    gaps: Gaps
+    governor: Governor
+    alerts: Alerts = NullAlerts()
+    is_open: Callable[[str, str, int], bool] = _never_open  # (market, exchange, wall ns)
+    streams: Callable[[], Mapping[tuple[str, int], int]] = _nothing_seen  # (symbol, data kind) -> newest receive ns
+    learn_limit: Callable[[str, int], None] = _learn_nothing  # (account, registrations that one session takes)
+
+
+class Outside(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker has around it, and a test may replace. connector None: the network.
+
+    changes: settings and plans to apply while running. status_path None: no status is written.
+    """
+
+    connector: Connector | None = None
+    alerts: Alerts = NullAlerts()
+    flush_alerts: Callable[[], object] = _nothing_to_do
+    is_open: Callable[[str, str, int], bool] = _never_open
+    streams: Callable[[RingWriter], Mapping[tuple[str, int], int]] = _nothing_of
+    learn_limit: Callable[[str, int], None] = _learn_nothing
+    venues: Callable[[str], Venue] = venue_named
+    changes: AsyncIterator[tuple[Config, WorkerPlan]] | None = None
+    status_path: Path | None = None
+    wall_ns: Callable[[], int] = time.time_ns
