@@ -80,7 +80,7 @@ def run(config_path: str) -> None:
 @main.command()
 @click.option("--seconds", default=20, show_default=True, type=click.IntRange(1), help="How long to offer data.")
 @click.option("--rate", default=20_000, show_default=True, type=click.IntRange(1), help="Records a second in total.")
-@click.option("--symbols", default=100, show_default=True, type=click.IntRange(1), help="Trades and books of each.")
+@click.option("--symbols", default=100, show_default=True, type=click.IntRange(1), help="Korean; others get some too.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
 @click.option("--seed", default=1, show_default=True, help="Of the synthetic market.")
 @click.option("--keep", metavar="DIRECTORY", help="Keep servers' data, rings, journal and logs there.")

@@ -310,7 +310,7 @@ def _read_symbols_file(feed: Any, path: Path) -> None:
 
 def _name_key(message: str) -> str:
     """msgspec says "... - at `$.database.port`": put the key first, as the file writes it."""
-    found = re.search(r"^(.*?)(?: - at `(?:key in )?\$\.?(.*?)`)?$", message, re.DOTALL)
+    found = re.search(r"^(.*?)(?: - at (?:`key` in )?`\$\.?(.*?)`)?$", message, re.DOTALL)
     if found is None or not found[2]:
         return message
     unknown = re.search(r"unknown field `(.*)`", found[1])

@@ -20,7 +20,7 @@ class Demand(msgspec.Struct, frozen=True):
 
     kind: str
     pool: tuple[str, ...]  # accounts that may carry it
-    twin: int = -1  # number of the earlier demand for the same data on another account; -1: none
+    twin: int = -1  # number of the demand for the same data on another account; -1: none
 
 
 class Shortage(msgspec.Struct, frozen=True):
@@ -107,7 +107,7 @@ def _roles(demands: Sequence[Demand], capacity: Mapping[str, int], standing: Sta
             is_shared = len(wanted) > 1 or roles.get(account, next(iter(wanted))) != next(iter(wanted))
             roles[account] = ANY if is_shared else next(iter(wanted))
     held = {a: Counter(demands[n].kind for n in numbers) for a, numbers in standing.accounts.items()}
-    for pool, wanted in pools.items():
+    for pool, wanted in sorted(pools.items(), key=lambda item: len(item[0])):  # the fewest choices first
         if len(pool) > 1:
             _share_out(pool, wanted, capacity, held, roles)
     return roles
@@ -190,10 +190,17 @@ class _Filling:
                 self.unplaced.append(number)
 
     def _cost(self, number: int, account: str) -> tuple[bool, int, int]:
-        """Order the choices: beside the twin's worker, because twins share one; then the emptiest; then the first."""
-        twin = self._account_of.get(self._demands[number].twin, "")
-        is_apart = twin in self._workers and self._workers.get(account, self._workers[twin]) != self._workers[twin]
+        """Order the choices: those in a worker that the twin can share; then the emptiest; then the first."""
+        is_apart = account in self._workers and not self._may_meet(number, self._workers[account])
         return is_apart, 0 if self._is_packed else len(self._placed[account]), self._rank[account]
+
+    def _may_meet(self, number: int, worker: int) -> bool:
+        """True if the twin of *number* is in *worker* or may come there: twins share a worker."""
+        twin = self._demands[number].twin
+        if twin < 0:
+            return True
+        places = [self._account_of[twin]] if twin in self._account_of else self._preferred(twin)
+        return any(self._workers.get(place, worker) == worker for place in places)
 
     def _has_room(self, account: str) -> bool:
         return len(self._placed[account]) < self._capacity[account]

@@ -238,11 +238,11 @@ def _place(
     source: str,
 ) -> Placement:
     """Return the numbers of *wanted* by account. Raises ConfigError if they do not fit the *documented* limits."""
-    earlier: dict[tuple[str, str, str], int] = {}
-    demands = []
+    carriers: dict[tuple[str, str, str], list[int]] = {}
     for number, want in enumerate(wanted):
-        demands.append(Demand(want.subscription.kind, want.pool, earlier.get(want.stream, -1)))
-        earlier.setdefault(want.stream, number)
+        carriers.setdefault(want.stream, []).append(number)
+    twins = {number: sum(numbers) - number for numbers in carriers.values() if len(numbers) > 1 for number in numbers}
+    demands = [Demand(w.subscription.kind, w.pool, twins.get(number, -1)) for number, w in enumerate(wanted)]
     is_same_mode = before is not None and before.single_socket == config.single_socket
     standing = _standing(wanted, before) if before is not None and is_same_mode else Standing()
     capacity = {name: min(limit, learned.get(name, limit)) for name, limit in documented.items()}

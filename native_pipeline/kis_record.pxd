@@ -109,8 +109,6 @@ cdef struct KisDays:
     KisDay kst
 
 
-
-
 cdef enum:
     ALL_LEVELS = 40                  # prices and sizes of both sides
     SUBSECOND_DIGITS = 4

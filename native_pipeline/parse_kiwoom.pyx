@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Step 2 of 6 in the life of a tick, for Kiwoom: one JSON push of `REAL` entries in, all of its records in the ring out.
+"""Step 2 of 6 in the life of a tick, for Kiwoom: one JSON push of `REAL` entries in, all of its records out.
 
 Before: `frame_listener`. After: `ring`. Which field means what is the table `kiwoom_types.h`. A message is read once,
 from its first byte to its last, because its keys come in any order and because nothing of a push whose JSON is broken
@@ -15,6 +15,16 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from native_pipeline.frame_parser cimport PARSE_CONTROL, PARSE_RING_FULL, FrameParser
+from native_pipeline.kiwoom_entry cimport (
+    SISE_KIWOOM_IGNORED,
+    SISE_KIWOOM_LEVELS,
+    SISE_KIWOOM_NONE,
+    KiwoomEntry,
+    read_entry,
+    sise_kiwoom_fids,
+    sise_kiwoom_level_numbers,
+    sise_kiwoom_type,
+)
 from native_pipeline.record cimport (
     REASON_BAD_CONTROL,
     REASON_BAD_COUNT,
@@ -32,7 +42,6 @@ from native_pipeline.record cimport (
     REASON_UNKNOWN_TR,
     SISE_ABSENT,
     SISE_BOOK,
-    SISE_EVENT,
     SISE_EVENT_STATUS,
     SISE_FLAG_CROSSED,
     SISE_FLAG_NXT,
@@ -61,7 +70,6 @@ from native_pipeline.scan_json cimport (
     json_is_done,
     json_make_room,
     json_member,
-    json_number,
     json_open,
     json_peek,
     json_skip,
@@ -76,7 +84,6 @@ cdef enum:
     FIRST_ENTRIES = 8
     MAX_ENTRIES = 4096          # of one push; there are at most as many as registrations, in practice a few
     MAX_EVENT_TEXT = 4096       # of an event's own text; the longest known entry has 2.6 kB
-    NO_VALUE = 8                # where a field that is missing begins and ends: readable, as is what lies in front
     SUFFIX_BYTES = 3            # "_NX", "_AL"
     PREFIX_BYTES = 23           # {"trnm":"REAL","data":[
     REPLAY_BYTES = 25           # and ]}
@@ -141,7 +148,7 @@ cdef inline int64_t date_by_receipt(int32_t seconds, int64_t recv_ns) noexcept n
     return local - KST_OFFSET_NS
 
 
-# `item`, with the exchange that its suffix names; where an empty one is allowed, the field that names the issue instead.
+# `item`, with the exchange that its suffix names; where an empty one is allowed, the field that names the issue.
 cdef inline bint read_symbol(const KiwoomFrame* frame, const KiwoomEntry* entry, char* symbol,
                              uint8_t* flags) noexcept nogil:
     cdef Field item
@@ -338,132 +345,7 @@ cdef inline uint64_t worst_case_bytes(const KiwoomFrame* frame) noexcept nogil:
     return (frame.count + 1) * each + 2 * <uint64_t>frame.size
 
 
-# ---- one entry: {"type":"0B","name":"...","item":"005930","values":{"20":"103015", ...}} -----------------------------
-
-# The members of "values" as they usually come, "20":"103015", one right behind the other: up to the first that does not.
-# Where each begins and ends is known from the quotes alone, so that the processor need not wait for one to find the
-# next: a third of the time of json_member().
-cdef inline void read_plain_values(JsonCursor* cursor, bint* first, KiwoomEntry* entry) noexcept nogil:
-    cdef const uint32_t* quotes = cursor.quotes
-    cdef const char* floor = cursor.floor
-    cdef const char* at = cursor.at          # where the key's quote has to be
-    cdef const char* stop = cursor.end - 3   # the last byte with two behind it
-    cdef const char* key_end
-    cdef int slot
-    while at < stop and at[0] == c'"':
-        key_end = floor + quotes[1] - 1
-        if key_end >= stop or key_end[1] != c':' or key_end[2] != c'"':
-            break
-        slot = <int>sise_kiwoom_slot(at + 1, <size_t>(key_end - at - 1))
-        entry.values[2 * slot] = quotes[2]
-        entry.values[2 * slot + 1] = quotes[3]
-        cursor.at = floor + quotes[3]
-        quotes += 4
-        first[0] = False
-        if cursor.at >= stop or cursor.at[0] != c',':
-            break
-        at = cursor.at + 1
-    cursor.quotes = quotes
-
-
-# "values", an object of FIDs. False: not JSON. A value that is a number counts as if it had quotes, null as empty.
-cdef inline bint read_values(JsonCursor* cursor, KiwoomEntry* entry) noexcept nogil:
-    cdef const char* key
-    cdef const char* key_end
-    cdef const char* begin
-    cdef const char* end
-    cdef bint first = True, bad = False
-    cdef int slot
-    cdef char c
-    for slot in range(SISE_KIWOOM_SLOTS):
-        entry.values[2 * slot] = NO_VALUE
-        entry.values[2 * slot + 1] = NO_VALUE + 1
-    cursor.at += 1
-    read_plain_values(cursor, &first, entry)
-    while json_member(cursor, &first, &key, &key_end, &bad):
-        slot = <int>sise_kiwoom_slot(key, <size_t>(key_end - key))
-        begin = end = cursor.floor + NO_VALUE
-        c = json_peek(cursor)
-        if c == c'"':
-            json_string(cursor, &begin, &end)
-        elif c == c'-' or c'0' <= c <= c'9':
-            if not json_number(cursor, &begin, &end):
-                return False
-        elif not json_skip(cursor):
-            return False
-        entry.values[2 * slot] = <uint32_t>(begin - cursor.floor)
-        entry.values[2 * slot + 1] = <uint32_t>(end - cursor.floor) + 1
-    entry.has_values = True
-    return not bad
-
-
-# "values", whatever it is: an object, or a list with one. False: not JSON.
-cdef inline bint read_any_values(JsonCursor* cursor, KiwoomEntry* entry) noexcept nogil:
-    cdef bint first = True, bad = False
-    cdef int objects = 0
-    entry.has_values = False
-    if json_peek(cursor) == c'{':
-        return read_values(cursor, entry)
-    if not json_take(cursor, c'['):
-        return json_skip(cursor)
-    while json_element(cursor, &first, &bad):
-        objects += 1
-        if objects == 1 and json_peek(cursor) == c'{':
-            if not read_values(cursor, entry):
-                return False
-        else:
-            entry.has_values = False
-            if not json_skip(cursor):
-                return False
-    if objects != 1:
-        entry.has_values = False
-    return not bad
-
-
-cdef inline const sise_kiwoom_type* find_type(const char* begin, const char* end) noexcept nogil:
-    cdef int i
-    for i in range(SISE_KIWOOM_TYPES):
-        if json_is(begin, end, sise_kiwoom_types[i].code, sizeof(sise_kiwoom_types[i].code)):
-            return &sise_kiwoom_types[i]
-    return NULL
-
-
-# One element of `data`, whatever it is. False: not JSON.
-cdef inline bint read_entry(JsonCursor* cursor, KiwoomEntry* entry) noexcept nogil:
-    cdef const char* key
-    cdef const char* key_end
-    cdef const char* begin
-    cdef const char* end
-    cdef bint first = True, bad = False, is_text
-    entry.type = NULL
-    entry.item = entry.item_end = cursor.floor
-    entry.has_values = False
-    if json_peek(cursor) != c'{':
-        entry.begin = cursor.at
-        bad = not json_skip(cursor)
-        entry.end = cursor.at
-        return not bad
-    entry.begin = cursor.at
-    cursor.at += 1
-    while json_member(cursor, &first, &key, &key_end, &bad):
-        if json_is(key, key_end, b"values", 6):
-            if not read_any_values(cursor, entry):
-                return False
-            continue
-        begin = end = cursor.floor
-        is_text = json_peek(cursor) == c'"'
-        if is_text:
-            json_string(cursor, &begin, &end)
-        elif not json_skip(cursor):
-            return False
-        if json_is(key, key_end, b"type", 4):
-            entry.type = find_type(begin, end)
-        elif json_is(key, key_end, b"item", 4):
-            entry.item = begin
-            entry.item_end = end
-    entry.end = cursor.at
-    return not bad
-
+# ---- the message ----------------------------------------------------------------------------------------------------
 
 # Is the first byte that is no white space a brace?
 cdef inline bint is_object(const char* data, Py_ssize_t size) noexcept nogil:

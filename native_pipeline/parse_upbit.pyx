@@ -89,7 +89,6 @@ cdef enum:
     NAME_SLOTS = 256
 
 cdef int64_t NS_PER_MS = 1000000
-cdef uint64_t UNNUMBERED = <uint64_t>1 << 63   # the venue's numbers are below
 cdef int64_t MAX_TIME_MS = 9223372036854   # whose nanoseconds fit an int64
 
 
@@ -515,8 +514,7 @@ cdef class UpbitParser(FrameParser):
             side = SISE_SIDE_SELL
         sise_store_trade_tail(trade, numbers[ROLE_PRICE].scale, numbers[ROLE_VOLUME].scale, 0, ask_scale, bid_scale,
                               change_scale, side)
-        # without a number of its own a trade is told from every other: none may be dropped for being like another
-        return self.commit_record(ring, &trade.header, <uint64_t>identity if identity else UNNUMBERED | ring.next_seq)
+        return self.commit_record(ring, &trade.header, <uint64_t>identity)
 
     cdef int append_book(self, RingWriter ring, const UpbitMessage* message, int64_t recv_ns, int* reason,
                          int* detail) noexcept nogil:

@@ -1,8 +1,8 @@
 # Part of step 2 of 6 in the life of a tick: reading JSON text without ever leaving the frame.
 #
 # RFC 8259, in one walk over the text, without building anything: json_open() finds every quote of the frame at once,
-# then a cursor goes from token to token. Two liberties: bytes from 0x80 on are taken as they come (a broken character in
-# a name must not cost the price beside it), and nesting ends at JSON_MAX_DEPTH.
+# then a cursor goes from token to token. Two liberties: bytes from 0x80 on are taken as they come (a broken character
+# in a name must not cost the price beside it), and nesting ends at JSON_MAX_DEPTH.
 #
 # Escapes: a text that has any is read from a copy in which every escape that stands for a plain character ("\u002B",
 # "\/") has been replaced by it. So two strings are equal if their bytes are; what remains escaped (quote, backslash,

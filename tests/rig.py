@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class Rig:
         self.subscribe_interval_ms = subscribe_interval_ms
         self.daemon: subprocess.Popen[bytes] | None = None
         self.simulator: subprocess.Popen[str] | None = None
+        self.rest_url = ""  # of the simulator
 
     def __enter__(self) -> "Rig":
         return self
@@ -115,6 +117,7 @@ class Rig:
         )
         assert self.simulator.stdout is not None
         address = json.loads(self.simulator.stdout.readline())
+        self.rest_url = address["rest_url"]
         self.config_path.write_text(self._config(address))
 
     def _config(self, address: dict[str, Any]) -> str:
@@ -147,6 +150,11 @@ class Rig:
                 [sys.executable, "-m", "daemon.cli", "run", "-c", str(self.config_path)], stdout=log, stderr=log
             )
 
+    def inject(self, fault: str) -> None:
+        """Put a fault into effect now: an act such as "abort" or "close@key-0", or a fault of the options."""
+        request = urllib.request.Request(f"{self.rest_url}/faults", fault.encode(), method="POST")
+        urllib.request.urlopen(request, timeout=TIMEOUT_S).close()
+
     def stop_simulator(self) -> dict[str, Any]:
         """End the offer; return the simulator's totals. The journal is complete after this."""
         assert self.simulator is not None
@@ -163,9 +171,9 @@ class Rig:
 
     # ---- looking -------------------------------------------------------------------------------------
 
-    def counters(self) -> dict[str, dict[str, Any]]:
+    def counters(self) -> dict[str, Any]:
         """{process: snapshot}."""
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, Any] = {}
         with contextlib.suppress(ValueError, FileNotFoundError):
             for index in range(64):
                 snapshot = CountersBlock(str(self.data_dir / "run" / "counters"), index, writable=False).snapshot()
@@ -241,6 +249,32 @@ class Rig:
 
     def compare(self) -> Verdict:
         """Compare the journal with the database, by SQL alone."""
+        with self._with_journal() as connection:
+            row = connection.execute(COMPARE).fetchone()
+            seqs = connection.execute(SEQS).fetchone()
+        assert row is not None
+        assert seqs is not None
+        return Verdict(*(int(value or 0) for value in (*row, *seqs)))
+
+    def unheard_outside_gaps(self) -> tuple[int, int]:
+        """Return how many records were traded while nobody listened, and how many of those no row of feed_gaps covers.
+
+        Needs the fault `market_goes_on`.
+        """
+        with self._with_journal() as connection:
+            row = connection.execute(UNHEARD).fetchone()
+        assert row is not None
+        return int(row[0]), int(row[1])
+
+    def missing_shares(self) -> dict[str, tuple[int, int]]:
+        """Return {symbol: (shares of the trades that were never sent, shares that feed_gaps says are missing)}."""
+        with self._with_journal() as connection:
+            rows = connection.execute(MISSING).fetchall()
+        return {symbol: (int(left_out), int(told)) for symbol, left_out, told in rows}
+
+    @contextlib.contextmanager
+    def _with_journal(self) -> Iterator[psycopg.Connection]:
+        """The database, with the journal as a table of its own."""
         with psycopg.connect(self.postgres.dsn) as connection:
             connection.execute(
                 "CREATE TEMP TABLE journal (session text, kind text, symbol text, key bigint, price float8,"
@@ -252,11 +286,7 @@ class Rig:
             ):
                 while block := file.read(MIB):
                     copy.write(block)
-            row = connection.execute(COMPARE).fetchone()
-            seqs = connection.execute(SEQS).fetchone()
-        assert row is not None
-        assert seqs is not None
-        return Verdict(*(int(value or 0) for value in (*row, *seqs)))
+            yield connection
 
 
 # The key of a record: trades of KIS and Kiwoom their cumulative volume, trades of Upbit their size in units of 1e-8
@@ -297,6 +327,24 @@ SELECT count(*) FILTER (WHERE NOT is_unknown),
        count(*) FILTER (WHERE NOT is_unknown AND (stored_price <> price OR stored_size <> size)),
        count(*) FILTER (WHERE is_unknown)
 FROM joined
+"""
+
+UNHEARD = """
+SELECT count(*), count(*) FILTER (WHERE NOT EXISTS (
+    SELECT FROM feed_gaps g
+    WHERE g.symbol = j.symbol AND g.kind = j.kind AND g.venue = j.venue
+      AND to_timestamp(j.sent_ns / 1e9) BETWEEN g.started AND g.ended
+)) FROM journal j WHERE fate = 'unheard'
+"""
+
+MISSING = """
+WITH left_out AS (
+    SELECT symbol, sum(size) AS shares FROM journal
+    WHERE kind = 'trade' AND fate IN ('dropped', 'unheard') GROUP BY symbol
+), told AS (
+    SELECT symbol, sum(missing) AS shares FROM feed_gaps WHERE missing IS NOT NULL GROUP BY symbol
+)
+SELECT symbol, coalesce(l.shares, 0), coalesce(t.shares, 0) FROM left_out l FULL JOIN told t USING (symbol)
 """
 
 SEQS = """

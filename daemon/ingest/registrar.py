@@ -189,6 +189,14 @@ class Registrar:
         """Return the number of registrations that are wanted."""
         return len(self._subscriptions.registrations())
 
+    def markets(self, newest: Mapping[tuple[str, int], int]) -> dict[tuple[str, str], int]:
+        """Return wall ns of the newest record (0: none yet) by (market, exchange); *newest*: as in `look`."""
+        found: dict[tuple[str, str], int] = {}
+        for stream in self._streams.values():
+            market = stream.market, stream.exchange
+            found[market] = max(found.get(market, 0), newest.get((stream.symbol, data_kind(stream.kind)), 0))
+        return found
+
     def unconfirmed(self) -> list[tuple[Stream, str, int, str]]:
         """Return (stream, state, attempts, reason) of all that is wanted and not simply confirmed."""
         found = []

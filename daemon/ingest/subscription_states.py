@@ -5,11 +5,12 @@ Pure. The table is the only authority on states; `subscriptions.py` decides whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 import msgspec
 
+from daemon.errors import InvariantBroken
 from daemon.ingest.venues.venue import Registration
 
 
@@ -250,3 +251,39 @@ class SubscriptionStatus(msgspec.Struct, frozen=True):
     state: State
     attempts: int
     reason: str
+
+
+class Entry:
+    """State of one registration.
+
+    due_at: when it is sent, times out or is revived, by its state; None: never. attempts: of what the state asks for.
+    is_known: the venue may have it. is_doubted: silent since it was last confirmed.
+    """
+
+    __slots__ = ("attempts", "due_at", "is_doubted", "is_known", "is_wanted", "reason", "state")
+
+    def __init__(self) -> None:
+        self.state = State.DESIRED
+        self.attempts = 0
+        self.due_at: float | None = None
+        self.reason = ""
+        self.is_wanted = True
+        self.is_known = False
+        self.is_doubted = False
+
+    def apply(self, event: Event) -> None:
+        """Follow the table; the only place that assigns the state."""
+        target = TRANSITIONS[self.state].get(event)
+        if target is None:
+            raise InvariantBroken(f"subscription: no transition for {event} in {self.state}")
+        self.state = target
+
+
+def count_states(entries: Iterable[Entry], *, unanswered: int) -> SubscriptionStatistics:
+    """Return how many of *entries* are in each state."""
+    counts = {state.value: 0 for state in State if state is not State.GONE}
+    doubted = 0
+    for entry in entries:
+        counts[entry.state.value] += 1
+        doubted += entry.is_doubted and entry.is_wanted
+    return SubscriptionStatistics(**counts, unanswered=unanswered, doubted=doubted)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
-from daemon.errors import InvariantBroken
+from daemon.ingest.correspondence import Correspondence, Flight
+from daemon.ingest.request_queue import RequestQueue
 from daemon.ingest.subscription_states import (
-    LIVE_STATES,
-    TRANSITIONS,
     Action,
     Capped,
     Confirmed,
+    Entry,
     Event,
     Failed,
     Habits,
@@ -28,6 +26,7 @@ from daemon.ingest.subscription_states import (
     State,
     SubscriptionStatistics,
     SubscriptionStatus,
+    count_states,
 )
 from daemon.ingest.venues.venue import Refusal, Registration, RegistrationRefused
 
@@ -38,40 +37,6 @@ RETRY_DELAY_S = 1.0
 REVIVE_AFTER_S = 60.0
 # What cannot be sent yet is looked at again after this at the earliest.
 MIN_PAUSE_S = 0.01
-
-
-class _Entry:
-    """State of one registration.
-
-    due_at: when it is sent, times out or is revived, by its state; None: never. attempts: of what the state asks for.
-    is_known: the venue may have it. is_doubted: silent since it was last confirmed.
-    """
-
-    __slots__ = ("attempts", "due_at", "is_doubted", "is_known", "is_wanted", "reason", "state")
-
-    def __init__(self) -> None:
-        self.state = State.DESIRED
-        self.attempts = 0
-        self.due_at: float | None = None
-        self.reason = ""
-        self.is_wanted = True
-        self.is_known = False
-        self.is_doubted = False
-
-    def apply(self, event: Event) -> None:
-        """Follow the table; the only place that assigns the state."""
-        target = TRANSITIONS[self.state].get(event)
-        if target is None:
-            raise InvariantBroken(f"subscription: no transition for {event} in {self.state}")
-        self.state = target
-
-
-class _Flight(msgspec.Struct, frozen=True):
-    """The one request of a serial venue that waits for its answer."""
-
-    is_release: bool
-    registrations: tuple[Registration, ...]
-    expires_at: float
 
 
 class Subscriptions:
@@ -87,7 +52,7 @@ class Subscriptions:
         habits: Habits = Habits(),  # noqa: B008 - frozen
     ) -> None:
         """interval_s: between two requests. timeout_s: for one answer. attempts: requests before giving up."""
-        self._entries = {registration: _Entry() for registration in registrations}
+        self._entries = {registration: Entry() for registration in registrations}
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._attempts = attempts
@@ -95,16 +60,8 @@ class Subscriptions:
         self._is_ready = False
         self._is_capped = False
         self._next_send_at = 0.0
-        # Requests of a venue that answers each by its name. While more than one waits, those that timed out included,
-        # a reply that names no registration could belong to any of them. (is a release, registration)
-        self._unanswered: set[tuple[bool, Registration]] = set()
-        # A serial venue: its one request, how many replies may still come for earlier ones and until when, and the
-        # parts of refused or unanswered batches, each of which is a request of its own.
-        self._flight: _Flight | None = None
-        self._last_batch: tuple[bool, tuple[Registration, ...]] = (False, ())
-        self._owed = 0
-        self._owed_until = 0.0
-        self._parts: list[tuple[Registration, ...]] = []
+        self._replies = Correspondence(self._entries, is_serial=habits.is_serial)
+        self._queue = RequestQueue(self._entries, habits)
         self._restate_at: float | None = None  # `replaces_all`: what the venue was told last is not what is wanted
         self._deadline: float | None = None
         self._is_stale = True  # the deadline is to be computed anew
@@ -119,7 +76,7 @@ class Subscriptions:
             if registration not in wanted and entry.is_wanted:
                 self._drop(registration, entry, now)
         for registration in wanted:
-            entry = self._entries.setdefault(registration, _Entry())
+            entry = self._entries.setdefault(registration, Entry())
             if not entry.is_wanted:
                 entry.is_wanted = True
                 entry.attempts = 0
@@ -158,8 +115,6 @@ class Subscriptions:
         self.renew([registration], now)
         return True
 
-    # -- the session -----------------------------------------------------------------------------------------------
-
     def on_ready(self, now: float) -> None:
         """Start requesting: the connection is ready for it."""
         self._is_stale = True
@@ -174,10 +129,8 @@ class Subscriptions:
         """Forget what the venue confirmed: registrations end with their session. Nothing is sent until `on_ready`."""
         self._is_stale = True
         self._is_ready = False
-        self._unanswered.clear()
-        self._flight = None
-        self._owed = 0
-        self._parts.clear()
+        self._replies.clear()
+        self._queue.clear()
         self._restate_at = None
         for registration, entry in list(self._entries.items()):
             if not entry.is_wanted:
@@ -196,11 +149,11 @@ class Subscriptions:
             return []
         self._is_stale = True
         actions: list[Action] = []
-        for answered in self._answered(registration, is_release=False):
+        for answered in self._replies.answered(registration, is_release=False):
             entry = self._entries[answered]
             if registration is None and entry.state is not State.PENDING:
                 continue  # of a batch: what was dropped or confirmed by data meanwhile
-            actions += self._confirm(answered, Event.STILL_SILENT if entry.is_doubted else Event.CONFIRMED)
+            actions += self._confirm(answered)
         return actions
 
     def on_data(self, registration: Registration) -> list[Action]:
@@ -212,9 +165,9 @@ class Subscriptions:
         entry.is_doubted = False
         if entry.state in (State.LEAVING, State.RELEASING):
             return []
-        actions = self._confirm(registration, Event.CONFIRMED)
-        if self._flight is not None and not self._habits.acknowledges and not self._pending_of(self._flight):
-            self._flight, self._owed = None, 0
+        actions = self._confirm(registration)
+        if not self._habits.acknowledges and not self._replies.pending():
+            self._replies.give_up_waiting(None)
         return actions
 
     def on_refused(self, refused: RegistrationRefused, now: float) -> list[Action]:
@@ -223,8 +176,8 @@ class Subscriptions:
             return []
         self._is_stale = True
         reason = f"{refused.code} {refused.text}".rstrip()
-        is_release = self._is_release_refused(refused.registration)
-        answered = self._answered(refused.registration, is_release=is_release)
+        is_release = self._replies.is_release_refused(refused.registration)
+        answered = self._replies.answered(refused.registration, is_release=is_release)
         if is_release:
             return self._take_refused_release(answered, refused.refusal, reason, now)
         if len(answered) > 1:
@@ -237,11 +190,9 @@ class Subscriptions:
             return []
         self._is_stale = True
         actions: list[Action] = []
-        for answered in self._answered(registration, is_release=True):
+        for answered in self._replies.answered(registration, is_release=True):
             actions += self._release(answered, now)
         return actions
-
-    # -- time ------------------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> list[Action]:
         """Return what time has brought: requests to send (paced), requests to give up."""
@@ -249,8 +200,9 @@ class Subscriptions:
             return []
         self._is_stale = True
         actions: list[Action] = []
-        if self._flight is not None and self._flight.expires_at <= now:
-            actions += self._take_silence(self._flight, now)
+        flight = self._replies.flight
+        if flight is not None and flight.expires_at <= now:
+            actions += self._expire_flight(flight, now)
         for registration, entry in list(self._entries.items()):
             if entry.due_at is None or entry.due_at > now:
                 continue
@@ -271,8 +223,6 @@ class Subscriptions:
             self._is_stale = False
         return self._deadline
 
-    # -- what can be seen ------------------------------------------------------------------------------------------
-
     def status(self, registration: Registration) -> SubscriptionStatus:
         """Return what is known of *registration*."""
         entry = self._entries[registration]
@@ -288,12 +238,7 @@ class Subscriptions:
 
     def statistics(self) -> SubscriptionStatistics:
         """Return the number of registrations in each state."""
-        counts = {state.value: 0 for state in State if state is not State.GONE}
-        doubted = 0
-        for entry in self._entries.values():
-            counts[entry.state.value] += 1
-            doubted += entry.is_doubted and entry.is_wanted
-        return SubscriptionStatistics(**counts, unanswered=len(self._unanswered) + self._owed, doubted=doubted)
+        return count_states(self._entries.values(), unanswered=len(self._replies))
 
     @property
     def is_capped(self) -> bool:
@@ -304,148 +249,42 @@ class Subscriptions:
 
     def _next_request(self, now: float) -> Action | None:
         """Return the request whose turn it is: what makes room first, then what is wanted, then what is made anew."""
-        if self._flight is not None:
+        if self._replies.flight is not None:
             return None
-        for is_release, batch in (
-            (True, self._waiting(State.LEAVING, now, is_wanted=False)),
-            (False, self._wanted_batch(now)),
-            (True, self._waiting(State.LEAVING, now, is_wanted=True)),
-        ):
-            if batch and self._may_send((is_release, batch), now):
-                return self._send_release(batch, now) if is_release else self._send(batch, now)
-        if self._restate_at is not None and self._restate_at <= now and self._may_send((False, ()), now):
+        for is_release, batch in self._queue.batches(now):
+            if batch and self._replies.may_send(is_release, batch, now):
+                return self._send(batch, now, is_release=is_release)
+        if self._restate_at is not None and self._restate_at <= now and self._replies.may_send(False, (), now):
             if self.in_state(State.CONFIRMED, State.SUSPECTED):
-                return self._send((), now)
+                return self._send((), now, is_release=False)
             self._restate_at = None  # nothing is left to be stated
         return None
 
-    def _may_send(self, batch: tuple[bool, tuple[Registration, ...]], now: float) -> bool:
-        """A reply without a name must not be taken for that of another request: wait for those that may still come."""
-        return not self._owed or batch == self._last_batch or now >= self._owed_until
-
-    def _waiting(self, state: State, now: float, *, is_wanted: bool = True) -> tuple[Registration, ...]:
-        """Return those of *state* that have waited longest, as many as fit one request."""
-        parted = {registration for part in self._parts for registration in part}
-        waiting = [
-            (entry.due_at, number, registration)
-            for number, (registration, entry) in enumerate(self._entries.items())
-            if entry.state is state
-            and entry.due_at is not None
-            and entry.due_at <= now
-            and entry.is_wanted is is_wanted
-            and registration not in parted
-        ]
-        most = len(waiting) if self._habits.replaces_all else self._habits.max_batch
-        return tuple(registration for _, _, registration in sorted(waiting)[:most])
-
-    def _wanted_batch(self, now: float) -> tuple[Registration, ...]:
-        """Return the next part of a batch that was refused, else what has waited longest, if the limit allows it."""
-        room = self._room()
-        if room <= 0:
-            return ()
-        live = (tuple(r for r in part if self._is_waiting(r)) for part in self._parts)
-        self._parts = [part for part in live if part]
-        for part in self._parts:
-            if all((self._entries[registration].due_at or 0.0) <= now for registration in part):
-                return part[:room]
-        return self._waiting(State.DESIRED, now)[:room]
-
-    def _is_waiting(self, registration: Registration) -> bool:
-        entry = self._entries.get(registration)
-        return entry is not None and entry.state is State.DESIRED
-
-    def _room(self) -> int:
-        """Return how many more registrations the session takes."""
-        if not self._habits.limit:
-            return len(self._entries)
-        return self._habits.limit - sum(entry.state in LIVE_STATES for entry in self._entries.values())
-
-    def _send(self, batch: tuple[Registration, ...], now: float) -> Send:
-        if batch in self._parts:
-            self._parts.remove(batch)
-        attempt = 1
+    def _send(self, batch: tuple[Registration, ...], now: float, *, is_release: bool) -> Action:
+        expires_at = now + self._timeout_s
         for registration in batch:
             entry = self._entries[registration]
-            entry.apply(Event.REQUESTED)
+            entry.apply(Event.RELEASE_SENT if is_release else Event.REQUESTED)
             entry.attempts += 1
             entry.is_known = True
-            attempt = max(attempt, entry.attempts)
-        self._note_sent(batch, now, is_release=False)
+            entry.due_at = None if self._habits.is_serial else expires_at
+        attempt = max((self._entries[registration].attempts for registration in batch), default=1)
+        self._next_send_at = now + self._interval_s
+        self._queue.remove(batch)
+        self._replies.on_sent(batch, now, expires_at, is_release=is_release)
+        if is_release:
+            return Release(batch, attempt)
         if self._habits.replaces_all:
             self._restate_at = None
             batch = self.in_state(State.PENDING, State.CONFIRMED, State.SUSPECTED)
         return Send(batch, attempt)
 
-    def _send_release(self, batch: tuple[Registration, ...], now: float) -> Release:
-        attempt = 1
-        for registration in batch:
-            entry = self._entries[registration]
-            entry.apply(Event.RELEASE_SENT)
-            entry.attempts += 1
-            attempt = max(attempt, entry.attempts)
-        self._note_sent(batch, now, is_release=True)
-        return Release(batch, attempt)
-
-    def _note_sent(self, batch: tuple[Registration, ...], now: float, *, is_release: bool) -> None:
-        self._next_send_at = now + self._interval_s
-        expires_at = now + self._timeout_s
-        for registration in batch:
-            self._entries[registration].due_at = None if self._habits.is_serial else expires_at
-        if self._habits.is_serial:
-            self._owed = self._owed + 1 if now < self._owed_until else 1
-            self._owed_until = expires_at
-            self._flight = _Flight(is_release, batch, expires_at)
-            self._last_batch = (is_release, batch)
-        else:
-            self._unanswered |= {(is_release, registration) for registration in batch}
-
     # -- answers ---------------------------------------------------------------------------------------------------
 
-    def _answered(self, registration: Registration | None, *, is_release: bool) -> tuple[Registration, ...]:
-        """Return the registrations that a reply is for, and note that it has come."""
-        if registration is not None:
-            self._unanswered.discard((is_release, registration))
-            flight = self._flight
-            if (
-                flight is not None
-                and flight.is_release is is_release
-                and self._pending_of(flight) in ((), (registration,))
-            ):
-                self._land()
-            return (registration,) if registration in self._entries else ()
-        if not self._habits.is_serial:
-            if len(self._unanswered) != 1 or next(iter(self._unanswered))[0] is not is_release:
-                return ()
-            ((_, only),) = self._unanswered
-            self._unanswered.clear()
-            return (only,) if only in self._entries else ()
-        flight = self._flight
-        if flight is None or flight.is_release is not is_release:
-            self._owed = max(0, self._owed - 1)  # late, of an earlier request
-            return ()
-        self._land()
-        return tuple(registration for registration in flight.registrations if registration in self._entries)
-
-    def _land(self) -> None:
-        self._flight = None
-        self._owed = max(0, self._owed - 1)
-
-    def _pending_of(self, flight: _Flight) -> tuple[Registration, ...]:
-        state = State.RELEASING if flight.is_release else State.PENDING
-        return tuple(r for r in flight.registrations if r in self._entries and self._entries[r].state is state)
-
-    def _is_release_refused(self, registration: Registration | None) -> bool:
-        """Return whether a refusal is the answer to a request that gives something up."""
-        if registration is not None:
-            return registration in self._entries and self._entries[registration].state is State.RELEASING
-        if self._habits.is_serial:
-            return self._flight is not None and self._flight.is_release
-        return len(self._unanswered) == 1 and next(iter(self._unanswered))[0]
-
-    def _confirm(self, registration: Registration, event: Event) -> list[Action]:
+    def _confirm(self, registration: Registration) -> list[Action]:
         entry = self._entries[registration]
         before = entry.state
-        entry.apply(event)
+        entry.apply(Event.STILL_SILENT if entry.is_doubted else Event.CONFIRMED)
         if entry.state not in (State.CONFIRMED, State.SUSPECTED):
             return []  # it is being given up
         entry.due_at = None
@@ -460,8 +299,8 @@ class Subscriptions:
             return []
         entry.is_known = False
         if not entry.is_wanted:
-            entry.apply(Event.RELEASED)
-            self._remove(registration, now)
+            self._forget(registration, entry, Event.RELEASED)
+            self._make_room(now)
         else:
             entry.apply(Event.RELEASED_TO_RENEW)
             entry.attempts = 0
@@ -510,42 +349,32 @@ class Subscriptions:
             entry.due_at = now
             entry.reason = reason
         half = (len(pending) + 1) // 2
-        self._parts[:0] = [part for part in (pending[:half], pending[half:]) if part]
+        self._queue.put_first(pending[:half], pending[half:])
         return []
 
-    def _take_silence(self, flight: _Flight, now: float) -> list[Action]:
-        """The one request was not answered in time: where no answer is given, that is good news."""
-        pending = self._pending_of(flight)
-        self._flight = None
+    def _take_silence(self, pending: tuple[Registration, ...], now: float, *, is_release: bool) -> list[Action]:
+        """A request was not answered in time: where no answer is given, that is good news."""
         if not self._habits.acknowledges:
-            self._owed = 0
-            if flight.is_release:
-                return [action for registration in pending for action in self._release(registration, now)]
-            return [action for r in pending for action in self._confirm(r, self._quiet_event(r))]
+            settled = ((self._release(r, now) if is_release else self._confirm(r)) for r in pending)
+            return [action for actions in settled for action in actions]
         reason = f"no reply within {self._timeout_s:g} s"
-        self._owed_until = now + self._timeout_s  # the answer may still come
-        if flight.is_release:
+        if is_release:
             return [a for r in pending for a in self._try_release_again(r, now, reason, delay_s=0.0)]
-        if not pending and self._habits.replaces_all and not flight.registrations:
-            self._restate_at = now + REVIVE_AFTER_S
         return self._try_batch_again(pending, now, reason, delay_s=0.0)
 
-    def _quiet_event(self, registration: Registration) -> Event:
-        return Event.STILL_SILENT if self._entries[registration].is_doubted else Event.CONFIRMED
+    def _expire_flight(self, flight: Flight, now: float) -> list[Action]:
+        pending = self._replies.pending()
+        # where answers are given, this one may still come
+        self._replies.give_up_waiting(now + self._timeout_s if self._habits.acknowledges else None)
+        if self._habits.acknowledges and not flight.registrations:
+            self._restate_at = now + REVIVE_AFTER_S
+        return self._take_silence(pending, now, is_release=flight.is_release)
 
     def _expire(self, registration: Registration, now: float) -> list[Action]:
-        """The request for one registration was not answered in time."""
-        entry = self._entries[registration]
-        reason = f"no reply within {self._timeout_s:g} s"
-        if entry.state is State.RELEASING:
-            if not self._habits.acknowledges:
-                self._unanswered.discard((True, registration))
-                return self._release(registration, now)
-            return self._try_release_again(registration, now, reason, delay_s=0.0)
+        is_release = self._entries[registration].state is State.RELEASING
         if not self._habits.acknowledges:
-            self._unanswered.discard((False, registration))
-            return self._confirm(registration, self._quiet_event(registration))
-        return self._try_again(registration, now, reason, delay_s=0.0)
+            self._replies.forget(registration, is_release=is_release)
+        return self._take_silence((registration,), now, is_release=is_release)
 
     def _try_batch_again(
         self, pending: tuple[Registration, ...], now: float, reason: str, delay_s: float
@@ -553,7 +382,7 @@ class Subscriptions:
         actions = [action for r in pending for action in self._try_again(r, now, reason, delay_s)]
         again = tuple(r for r in pending if self._entries[r].state is State.DESIRED)
         if len(again) > 1:
-            self._parts.insert(0, again)
+            self._queue.put_first(again)
         return actions
 
     def _try_again(self, registration: Registration, now: float, reason: str, delay_s: float) -> list[Action]:
@@ -569,7 +398,7 @@ class Subscriptions:
             return []
         entry.apply(Event.EXHAUSTED)
         entry.due_at = now + REVIVE_AFTER_S
-        self._unanswered.discard((False, registration))
+        self._replies.forget(registration, is_release=False)
         return [Failed(registration, entry.attempts, reason)]
 
     def _try_release_again(self, registration: Registration, now: float, reason: str, delay_s: float) -> list[Action]:
@@ -579,7 +408,7 @@ class Subscriptions:
             entry.due_at = now + delay_s
             return []
         entry.reason = reason
-        self._unanswered.discard((True, registration))
+        self._replies.forget(registration, is_release=True)
         return self._release(registration, now, attempts=entry.attempts)
 
     def _reject(self, registration: Registration, reason: str, now: float) -> list[Action]:
@@ -595,7 +424,7 @@ class Subscriptions:
             self._restate_at = now
         return [Rejected(registration, reason)]
 
-    def _revive(self, entry: _Entry, now: float) -> None:
+    def _revive(self, entry: Entry, now: float) -> None:
         if self._is_capped:
             self._leave_out(entry)
             return
@@ -603,9 +432,7 @@ class Subscriptions:
         entry.attempts = 0
         entry.due_at = now
 
-    # -- the end of an entry ---------------------------------------------------------------------------------------
-
-    def _drop(self, registration: Registration, entry: _Entry, now: float) -> None:
+    def _drop(self, registration: Registration, entry: Entry, now: float) -> None:
         """Stop wanting *registration*; give it up at the venue if that may have it."""
         entry.is_wanted = False
         if not self._is_ready or not entry.is_known or self._habits.replaces_all:
@@ -619,20 +446,12 @@ class Subscriptions:
             entry.due_at = now
         entry.apply(Event.DROPPED)
 
-    def _forget(self, registration: Registration, entry: _Entry) -> None:
-        entry.apply(Event.FORGOTTEN)
+    def _forget(self, registration: Registration, entry: Entry, event: Event = Event.FORGOTTEN) -> None:
+        entry.apply(event)
         del self._entries[registration]
-        self._unanswered -= {(False, registration), (True, registration)}
+        self._replies.forget(registration)
 
-    def _remove(self, registration: Registration, now: float) -> None:
-        """Drop the entry that has just been released."""
-        del self._entries[registration]
-        self._unanswered -= {(False, registration), (True, registration)}
-        self._make_room(now)
-
-    # -- the limit -------------------------------------------------------------------------------------------------
-
-    def _leave_out(self, entry: _Entry) -> None:
+    def _leave_out(self, entry: Entry) -> None:
         entry.apply(Event.CAP_REACHED)
         if entry.state is State.CAPPED:
             entry.due_at = None
@@ -643,7 +462,7 @@ class Subscriptions:
         """Stop registering on this session. What is pending still waits for its own reply."""
         is_first = not self._is_capped
         self._is_capped = True
-        self._parts.clear()
+        self._queue.clear()
         for registration, entry in self._entries.items():
             if registration == refused or entry.state is State.DESIRED:
                 self._leave_out(entry)
@@ -662,18 +481,19 @@ class Subscriptions:
                 entry.due_at = now
 
     def _find_deadline(self) -> float | None:
-        deadlines = [] if self._flight is None else [self._flight.expires_at]
+        flight = self._replies.flight
+        deadlines = [] if flight is None else [flight.expires_at]
         send_at = self._next_send_at
-        if self._owed and self._last_batch[1] not in self._parts:
-            send_at = max(send_at, self._owed_until)
-        has_room = self._room() > 0
+        if not self._queue.has_part(self._replies.last_batch):
+            send_at = max(send_at, self._replies.blocks_until)
+        has_room = self._queue.room() > 0
         for entry in self._entries.values():
             if entry.due_at is None:
                 continue
             if entry.state not in (State.DESIRED, State.LEAVING):
                 deadlines.append(entry.due_at)
-            elif self._flight is None and (has_room or entry.state is State.LEAVING):
+            elif flight is None and (has_room or entry.state is State.LEAVING):
                 deadlines.append(max(entry.due_at, send_at))
-        if self._restate_at is not None and self._flight is None:
+        if self._restate_at is not None and flight is None:
             deadlines.append(max(self._restate_at, send_at))
         return min(deadlines, default=None)

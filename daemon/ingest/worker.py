@@ -385,7 +385,7 @@ class Worker:
         if self._status is None:
             return
         try:
-            self._status.write(session_statuses(self.sessions))
+            self._status.write(session_statuses(self.sessions, self._newest()))
         except OSError as exc:
             self._log.info("status_not_written", error=exc.strerror)
 

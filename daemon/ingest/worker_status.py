@@ -1,20 +1,22 @@
 """`run/worker-N.status.json`: which subscriptions of a worker are not confirmed, and why; for `sise status`.
 
 {"worker": 0, "sessions": [{"account", "venue", "state", "is_degraded", "wanted", "confirmed", "unlisted",
+"markets": {"kr": wall ns of its newest record, to ten seconds},
 "unconfirmed": [{"market", "exchange", "symbol", "kind", "state", "attempts", "reason"}]}]}
 
-A file and not counters, because it holds names. It has no time in it: it is written only when it changes, and the
-heartbeat of the worker says whether it is current.
+A file and not counters, because it holds names. It is written only when it changes, and the heartbeat of the worker
+says whether it is current.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from daemon.market_hours import market_key
 from daemon.supervision.directory_lock import write_atomically
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 # Of one session; the rest is only counted: the file is rewritten each second while many change.
 MAX_LISTED = 200
+NEWEST_STEP_NS = 10_000_000_000  # so that data alone rewrites the file every ten seconds at most
 # States that no progress of our own will cure within seconds.
 DEGRADED_STATES = frozenset({"suspected", "rejected", "failed", "capped"})
 
@@ -49,6 +52,7 @@ class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: int
     unconfirmed: tuple[SubscriptionEntry, ...]
     unlisted: int
+    markets: dict[str, int] = {}
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,12 +75,12 @@ def read_status(path: Path) -> WorkerStatus | None:
         return None
 
 
-def session_statuses(sessions: Iterable[Session]) -> tuple[SessionEntry, ...]:
-    """Return what is known of *sessions* now."""
-    return tuple(_session_entry(session) for session in sessions)
+def session_statuses(sessions: Iterable[Session], newest: Mapping[tuple[str, int], int]) -> tuple[SessionEntry, ...]:
+    """Return what is known of *sessions* now. newest: wall ns of the newest record by (symbol, data kind)."""
+    return tuple(_session_entry(session, newest) for session in sessions)
 
 
-def _session_entry(session: Session) -> SessionEntry:
+def _session_entry(session: Session, newest: Mapping[tuple[str, int], int]) -> SessionEntry:
     statistics = session.statistics()
     found = session.registrar.unconfirmed()
     entries = tuple(
@@ -100,6 +104,10 @@ def _session_entry(session: Session) -> SessionEntry:
         confirmed=statistics.confirmed + statistics.suspected,
         unconfirmed=entries[:MAX_LISTED],
         unlisted=max(0, len(entries) - MAX_LISTED),
+        markets={
+            market_key(market, exchange): newest_ns - newest_ns % NEWEST_STEP_NS
+            for (market, exchange), newest_ns in session.registrar.markets(newest).items()
+        },
     )
 
 

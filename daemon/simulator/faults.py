@@ -160,7 +160,7 @@ def _reorder(plan: FaultPlan, symbol: str, every: str) -> None:
 
 
 def _correct(plan: FaultPlan, symbol: str, every: str) -> None:
-    plan.correct_every[_symbol(symbol)] = _count(every)
+    plan.correct_every[_symbol(symbol)] = max(3, _count(every))  # more often, the volume would fall for ever
 
 
 def _slot_held(plan: FaultPlan, seconds: str, attempts: str = "0") -> None:

@@ -71,7 +71,11 @@ def change_rate(price: int, previous_close: int) -> str:
     return f"{'-' if change < 0 and hundredths else ''}{hundredths // 100}.{hundredths % 100:02d}"
 
 
-_EVEN_SIZES = tuple(size * 2 for size in _SIZES)
+# With corrections, all sizes are multiples of the stride, and each correction moves the remainder of the cumulative
+# volume by one, so that none can occur again before so many corrections later.
+CORRECTION_STRIDE = 64
+_WIDE_SIZES = tuple(size * CORRECTION_STRIDE for size in _SIZES)
+_SMALLEST_SIZES = (CORRECTION_STRIDE,) * len(_SIZES)
 
 
 class ExchangeTime(NamedTuple):
@@ -258,13 +262,19 @@ class Instrument:
         self.book_count = book_number
 
     def prepare_corrections(self) -> None:
-        """Trade in even sizes only: after a correction by an odd size, no cumulative volume can occur again."""
-        self._sizes = _EVEN_SIZES
+        """Trade in sizes between which corrections leave room, see CORRECTION_STRIDE."""
+        self._sizes = _WIDE_SIZES
 
     def correct(self) -> None:
-        """Take back the last trade and one share more, as an exchange that busts a trade does."""
-        self.cum_volume -= self._last_size + 1
-        self.cum_value = max(0, self.cum_value - (self._last_size + 1) * self.ladder[self._best_ask])
+        """Take back the last trade, as an exchange that busts it does; the next trade is a small one."""
+        taken = self._last_size + CORRECTION_STRIDE - 1
+        self.cum_volume -= taken
+        self.cum_value = max(0, self.cum_value - taken * self.ladder[self._best_ask])
+        self._sizes = _SMALLEST_SIZES
+
+    def settle(self) -> None:
+        """Go on with ordinary sizes: the trade that showed the correction has been made."""
+        self._sizes = _WIDE_SIZES
 
     def roll(self) -> None:
         """Begin a new session: the day's totals start again from nothing."""

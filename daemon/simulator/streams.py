@@ -50,6 +50,9 @@ class MovingMarket(Protocol):
     def correct(self) -> None:
         """Let the cumulative volume go down."""
 
+    def settle(self) -> None:
+        """Go on after the trade that shows the correction."""
+
     def roll(self) -> None:
         """Begin a new session."""
 
@@ -142,8 +145,11 @@ def with_corrections(stream: Stream, every: int) -> Producer:
     def corrected(now: ExchangeTime) -> Record:
         nonlocal count
         count += 1
-        if count % every == 0:
-            instrument.correct()
-        return produce(now)
+        if count % every:
+            return produce(now)
+        instrument.correct()
+        record = produce(now)
+        instrument.settle()
+        return record
 
     return corrected

@@ -5,7 +5,7 @@ As in `market`: a trade is known by its cumulative volume, an order book by the 
 
 import random
 
-from daemon.simulator.market import LEVELS, ExchangeTime
+from daemon.simulator.market import CORRECTION_STRIDE, LEVELS, ExchangeTime
 
 FIRST_HOUR, LAST_HOUR = 9.5, 16.0  # of the regular session, New York
 PRE_MARKET, REGULAR, AFTER_MARKET = "2", "1", "3"
@@ -36,6 +36,7 @@ class UsInstrument:
         self._cum_cents = 0
         self._last_size = 0
         self._step = 1
+        self._is_small = False
         self._bid = self.previous_close + draw.randint(-100, 100)
         self._open = self._high = self._low = self._bid
 
@@ -45,13 +46,19 @@ class UsInstrument:
         self.book_count = book_number
 
     def prepare_corrections(self) -> None:
-        """Trade in even sizes only: after a correction by an odd size, no cumulative volume can occur again."""
-        self._step = 2
+        """Trade in sizes between which corrections leave room."""
+        self._step = CORRECTION_STRIDE
 
     def correct(self) -> None:
-        """Take back the last trade and one share more."""
-        self.cum_volume -= self._last_size + 1
-        self._cum_cents = max(0, self._cum_cents - (self._last_size + 1) * self._bid)
+        """Take back the last trade; the next trade is a small one."""
+        taken = self._last_size + CORRECTION_STRIDE - 1
+        self.cum_volume -= taken
+        self._cum_cents = max(0, self._cum_cents - taken * self._bid)
+        self._is_small = True
+
+    def settle(self) -> None:
+        """Go on with ordinary sizes."""
+        self._is_small = False
 
     def roll(self) -> None:
         """Begin a new session."""
@@ -63,7 +70,7 @@ class UsInstrument:
         bits = self._draw.getrandbits(24)
         bid = self._move(bits & 7)
         price = bid + (bits >> 3 & 1)
-        size = (1 + (bits >> 4 & 255) % 199) * self._step
+        size = self._step if self._is_small else (1 + (bits >> 4 & 255) % 199) * self._step
         self._last_size = size
         self.cum_volume = volume = self.cum_volume + size
         self._cum_cents += size * price

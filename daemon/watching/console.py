@@ -102,11 +102,17 @@ def _markets(status: Summary) -> Iterator[str]:
                 one["name"],
                 "open" if one["open"] else "closed",
                 ago(one["last_data_age_s"]),
-                "-" if one["changes_at"] is None else f"{one['changes_at'][:16].replace('T', ' ')} UTC",
+                _next_change(one),
             )
             for one in status["markets"]
         ],
     )
+
+
+def _next_change(market: Mapping[str, Any]) -> str:
+    if market["changes_at"] is not None:
+        return f"{market['changes_at'][:16].replace('T', ' ')} UTC"
+    return "-" if market["open"] else "hours unknown"
 
 
 def _sessions(status: Summary) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """How old the newest data of each market is, and whether the market is open: from readings, pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -24,19 +24,6 @@ class Hours(Protocol):
         """Return when it opens or closes next."""
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A market that the settings collect, through which accounts."""
-
-    market: str
-    exchange: str
-    accounts: frozenset[str]
-
-    @property
-    def key(self) -> str:
-        """`kr`, `kr.nxt`."""
-        return market_key(self.market, self.exchange)
-
-
 class MarketReading(msgspec.Struct, frozen=True, kw_only=True):
     """One market at one moment."""
 
@@ -47,55 +34,43 @@ class MarketReading(msgspec.Struct, frozen=True, kw_only=True):
     changes_at_ns: int | None
 
 
-def wanted(feeds: Iterable[Feed]) -> tuple[Wanted, ...]:
-    """Return the markets of *feeds*, in their order."""
-    accounts: dict[tuple[str, str], set[str]] = {}
-    for feed in feeds:
-        accounts.setdefault((feed.market, feed.exchange), set()).update(feed.accounts or (feed.account,))
-    return tuple(
-        Wanted(market=market, exchange=exchange, accounts=frozenset(names))
-        for (market, exchange), names in accounts.items()
-    )
+def collected_markets(feeds: Iterable[Feed]) -> tuple[str, ...]:
+    """Return the markets of *feeds*, in their order: `kr`, `kr.nxt`, ..."""
+    return tuple(dict.fromkeys(market_key(feed.market, feed.exchange) for feed in feeds))
 
 
-def market_readings(reading: Reading, markets: Iterable[Wanted], hours: Hours) -> list[MarketReading]:
-    """Return every market of *markets* as *reading* finds it."""
+def market_readings(reading: Reading, markets: Iterable[str], hours: Hours) -> list[MarketReading]:
+    """Return every market of *markets*, and those that a worker collects since a reload, as *reading* finds them."""
     now_ns = reading.wall_ns
     started_ns = min((one.started_ns for one in reading.processes if one.name == SUPERVISOR), default=now_ns)
+    said = _newest_said(reading)
+    of_all = max((one.values["last_data_ns"] for one in reading.processes if one.role == WORKER), default=0)
     found = []
-    for one in markets:
-        is_open = hours.is_open(one.market, one.exchange, now_ns)
-        last_ns = last_data_ns(reading, one)
-        since_ns = max(last_ns, hours.opened_at(one.market, one.exchange, now_ns) or 0, started_ns) if is_open else 0
+    for name in dict.fromkeys([*markets, *sorted(said)]):
+        market, _, exchange = name.partition(".")
+        last_ns = said.get(name, of_all) if any(said.values()) else of_all  # until more is said, all stand for it
+        is_open = hours.is_open(market, exchange, now_ns)
+        since_ns = max(last_ns, hours.opened_at(market, exchange, now_ns) or 0, started_ns) if is_open else 0
         found.append(
             MarketReading(
-                name=one.key,
+                name=name,
                 is_open=is_open,
                 last_data_ns=last_ns,
                 expected_since_ns=since_ns,
-                changes_at_ns=hours.next_change(one.market, one.exchange, now_ns),
+                changes_at_ns=hours.next_change(market, exchange, now_ns),
             )
         )
     return found
 
 
-def last_data_ns(reading: Reading, market: Wanted) -> int:
-    """Return the receive time of the newest record of *market*.
-
-    A session that does not say which markets it carries is known by its account, and one that does not say when its
-    newest record came stands for its whole worker.
-    """
-    newest, is_said = 0, False
-    of_worker: Mapping[str, int] = {
-        process.name: process.values["last_data_ns"] for process in reading.processes if process.role == WORKER
-    }
-    for worker, status in reading.workers.items():
+def _newest_said(reading: Reading) -> dict[str, int]:
+    """Return {market: receive time of its newest record}, as far as the workers have written it down."""
+    newest: dict[str, int] = {}
+    for status in reading.workers.values():
         for session in status.sessions:
-            carries = market.key in session.markets if session.markets else session.account in market.accounts
-            if carries:
-                is_said = True
-                newest = max(newest, session.last_data_ns or of_worker.get(worker, 0))
-    return newest if is_said else max(of_worker.values(), default=0)
+            for market, wall_ns in session.markets.items():
+                newest[market] = max(newest.get(market, 0), wall_ns)
+    return newest
 
 
 class Silences:
@@ -114,8 +89,7 @@ class Silences:
         found = {}
         for market in markets:
             if market.expected_since_ns == 0:
-                self._seen.pop(market.name, None)
-                continue
+                continue  # its next opening is another moment, from which a new count begins
             since_ns, since_s = self._seen.get(market.name, (0, 0.0))
             if since_ns == 0:
                 since_s = now_s - max(0, reading.wall_ns - market.expected_since_ns) / NS_PER_S

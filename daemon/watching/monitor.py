@@ -22,7 +22,7 @@ from daemon.watching.alarms import Alarms, conditions
 from daemon.watching.alert_desk import AlertDesk, DeskAlerts
 from daemon.watching.alert_inbox import AlertInbox
 from daemon.watching.alert_publisher import AlertPublisher
-from daemon.watching.markets import MarketReading, Silences, market_readings, wanted
+from daemon.watching.markets import MarketReading, Silences, collected_markets, market_readings
 from daemon.watching.readings import NS_PER_S, Instruments, Reading
 from daemon.watching.status import SAMPLE_INTERVAL_S, Watch, build_app
 
@@ -105,7 +105,7 @@ async def _monitor(child: Child) -> None:
     config = child.config
     instruments = Instruments(counters_path=child.counters_path, processes=child.processes, data_dir=child.data_dir)
     hours = MarketHours(child.data_dir / HOURS_FILE)
-    collected = wanted(config.feeds)
+    collected = collected_markets(config.feeds)
 
     def markets(reading: Reading) -> list[MarketReading]:
         return market_readings(reading, collected, hours)

@@ -100,8 +100,8 @@ def _sessions(now: Reading) -> Iterator[Mapping[str, Any]]:
                 "degraded": session.is_degraded,
                 "confirmed": session.confirmed,
                 "desired": session.desired,
-                "markets": session.markets,
-                "last_data_age_s": _age_s(now, session.last_data_ns),
+                "markets": sorted(session.markets),
+                "last_data_age_s": _age_s(now, max(session.markets.values(), default=0)),
                 "problems": [msgspec.structs.asdict(one) for one in session.problems],
                 "unlisted": session.unlisted,
             }

@@ -18,16 +18,24 @@ from daemon.market_hours import FILE as HOURS_FILE
 from daemon.market_hours import MarketHours
 from daemon.watching import console
 from daemon.watching.inspection import Inspection, NotRunning
-from daemon.watching.markets import market_readings, wanted
+from daemon.watching.markets import collected_markets, market_readings
 from daemon.watching.readings import Reading
 from daemon.watching.summary import summarize
 
 INTERVAL_S = 1.0
 HISTORY_READINGS = 61
+RATE_S = 0.6  # what `sise status` measures its rates over
 HOME_AND_CLEAR, CLEAR_LINE_END, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 ENDING_KEYS = frozenset(b"qQ\x03\x04")
 MAX_KEYS = 64  # at a time
+
+
+class _Silent:
+    """A logger for a command whose output is the status: unknown hours are in it."""
+
+    def warning(self, *_event: str, **_fields: object) -> None:
+        """Say nothing."""
 
 
 class Observer:
@@ -36,8 +44,8 @@ class Observer:
     def __init__(self, config: Config) -> None:
         data_dir = Path(config.data_dir)
         self._inspection = Inspection(data_dir)
-        self._hours = MarketHours(data_dir / HOURS_FILE)
-        self._markets = wanted(config.feeds)
+        self._hours = MarketHours(data_dir / HOURS_FILE, logger=_Silent())
+        self._markets = collected_markets(config.feeds)
         self._silence_limit_s = config.supervision.heartbeat_timeout_s
         self._history: deque[Reading] = deque(maxlen=HISTORY_READINGS)
 
@@ -52,10 +60,13 @@ class Observer:
         )
 
 
-def print_status(config: Config, out: TextIO, *, as_json: bool) -> bool:
-    """Print the state once; return whether the daemon runs and is healthy."""
+def print_status(config: Config, out: TextIO, *, as_json: bool, sleep: Callable[[float], None] = time.sleep) -> bool:
+    """Print the state once, with the rates of a moment; return whether the daemon runs and is healthy."""
+    observer = Observer(config)
     try:
-        status = Observer(config).look()
+        observer.look()
+        sleep(RATE_S)
+        status = observer.look()
     except NotRunning as exc:
         status = {"running": False, "ready": False, "reasons": [str(exc)]}
         out.write(json.dumps(status) + "\n" if as_json else f"Sise is not running: {exc}\n")

@@ -25,7 +25,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One session at a venue. `markets`: `kr`, `kr.nxt`, ...; empty: not said. `last_data_ns`: 0: none, or not said."""
+    """One session at a venue. `markets`: wall ns of the newest record, 0: none yet, of `kr`, `kr.nxt`, ..."""
 
     account: str = ""
     venue: str = ""
@@ -35,8 +35,7 @@ class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
     desired: int = msgspec.field(default=0, name="wanted")
     problems: list[Problem] = msgspec.field(default_factory=list, name="unconfirmed")
     unlisted: int = 0  # problems that the file left out
-    markets: list[str] = []
-    last_data_ns: int = 0
+    markets: dict[str, int] = {}
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -83,6 +83,7 @@ async def test_a_correction_takes_shares_back_and_no_cumulative_volume_occurs_tw
     breaks = [b - size - a for (a, _), (b, size) in itertools.pairwise(found) if b - size != a]
     assert len(breaks) >= 99
     assert all(missing < 0 for missing in breaks)
+    assert sum(b < a for (a, _), (b, _) in itertools.pairwise(found)) == len(breaks)
     keys = [row["key"] for row in journalled(path)]
     assert len(set(keys)) == len(keys)
 

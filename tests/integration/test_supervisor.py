@@ -535,7 +535,8 @@ def test_many_reloads_at_once_and_at_the_start_end_with_the_last_one(start: Star
     for number in range(30):
         (daemon.data_dir / "worker-0").write_text(f"S{number}")
         daemon.process.send_signal(signal.SIGHUP)
-    daemon.wait_running("worker-0")
+    for name in ("worker-0", "worker-1", "writer"):
+        daemon.wait_running(name)
 
     wait_for(lambda: reloads(daemon, "worker-0")[-1:] == [f"_S29_{DSN}"], "the last one")
     assert [len(daemon.lives(name)) for name in ("worker-0", "worker-1", "writer")] == [1, 1, 1]

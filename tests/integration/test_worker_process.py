@@ -95,6 +95,11 @@ class Shard:
         value: int = self.counters.get(name)
         return value
 
+    def state(self) -> int:
+        snapshot = self.counters.snapshot()
+        assert snapshot is not None
+        return snapshot["state"]
+
     def has_received(self, records: int) -> bool:
         return self.value("records_received") >= records
 
@@ -116,14 +121,14 @@ def shard(tmp_path: Path, simulator: dict[str, Any]) -> Shard:
 def test_sigterm_ends_a_worker_in_order(shard: Shard) -> None:
     with shard.start() as process:
         wait_until(lambda: shard.value("records_received") > 100)
-        assert shard.counters.snapshot()["state"] == ProcessState.RUNNING
+        assert shard.state() == ProcessState.RUNNING
 
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=PATIENCE_S)
 
     shard.read()
     assert process.returncode == 0, errors
-    assert shard.counters.snapshot()["state"] == ProcessState.STOPPED
+    assert shard.state() == ProcessState.STOPPED
     assert len(shard.of_kind("trade", "orderbook")) == shard.value("records_received")
     assert b"s" * 180 not in errors
 

@@ -227,6 +227,30 @@ def test_today_is_the_date_in_korea() -> None:
     assert today_in_korea(before_midnight + datetime.timedelta(seconds=1)) == datetime.date(2026, 11, 21)
 
 
+EVENT_KINDS = {
+    "ANC0": "expected",
+    "OAC0": "expected",
+    "MKO0": "status",
+    "UPCNT0": "index",
+    "NAV0": "nav",
+    "PGM0": "program",
+}
+
+
+@pytest.mark.parametrize(
+    "entry", [p for p in entries("data") if any(p.values[0]["tr"].endswith(tail) for tail in EVENT_KINDS)]
+)
+def test_every_event_sample_is_described_by_the_values_of_its_manifest(entry: dict[str, Any]) -> None:
+    found = objects(sample(entry["file"]))
+
+    assert {record["kind"] for record in found} == {
+        kind for tail, kind in EVENT_KINDS.items() if entry["tr"].endswith(tail)
+    }
+    assert all(record["fields"]["symbol"] == record["symbol"] for record in found)
+    for record, expected in zip(found, entry.get("expect", []), strict="expect" in entry):
+        assert {name: record["fields"].get(name) for name in expected} == expected
+
+
 # ---- every venue -----------------------------------------------------------------------------------------------------
 
 

@@ -134,6 +134,18 @@ def test_a_carrier_that_turns_out_to_have_been_dead_all_the_time_covers_nothing(
 
 
 @pytest.mark.requirement("F22")
+def test_a_last_carrier_that_was_dead_for_longer_does_not_lengthen_the_hole() -> None:
+    gaps = carried(A)
+    gaps.on_carried(A, 1, 10)
+
+    gaps.on_dropped([A], 1, 130, LOST)
+    gaps.on_dropped([A], 0, 50, LOST)
+    gaps.on_carried(A, 0, 150)
+
+    assert gaps.ended() == (Gap(A, 130, 150, LOST),)
+
+
+@pytest.mark.requirement("F22")
 def test_any_order_of_two_sessions_leaves_exactly_the_time_that_neither_carried() -> None:
     fate = random.Random(5)
     for _ in range(300):

@@ -360,6 +360,26 @@ def test_a_level_that_cannot_be_read_quarantines_the_book(
     assert (record["reason"], record["detail"]) == (reason, position)
 
 
+@pytest.mark.parametrize("text", ["-1", "-1.5", "x", "1.2.3", "9" * 20])
+@pytest.mark.parametrize("tr", ["H0STASP0", "HDFSASP0", "HDFSASP1", "H0IFASP0", "H0ZOASP0", "HDFFF010"])
+def test_no_number_of_a_book_is_taken_for_another(native: Native, tr: str, text: str) -> None:
+    for role in ("ask_price", "ask_size", "bid_price", "bid_size"):
+        for position in twin.LAYOUTS[tr][role]:
+            fields = list(FIELDS[tr])
+            fields[position] = text
+            (record,) = native.parse(frame_of(tr, fields)) or []
+
+            reason = Reason.BAD_PRICE if "price" in role else Reason.BAD_SIZE
+            assert (record["reason"], record["detail"]) == (reason, position)
+
+
+def test_a_date_with_something_behind_it_is_no_date(native: Native) -> None:
+    native.parse(trade_with())
+    (record,) = native.parse(trade_with(date="202611201")) or []
+
+    assert (record["reason"], record["detail"]) == (Reason.BAD_DATE, 33)
+
+
 @pytest.mark.parametrize(
     ("ask", "bid", "flags"),
     [
@@ -455,7 +475,7 @@ def test_an_alternative_layout_is_used_when_it_is_chosen(native: Native, tmp_pat
 
 
 def test_an_alternative_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="'H0ZFASP0:other' is not known; known alternatives: .*H0ZFASP0:appended"):
+    with pytest.raises(ValueError, match=r"'H0ZFASP0:other' is not known; known alternatives: .*H0ZFASP0:appended"):
         KisParser(venue=VENUE, layouts=["H0ZFASP0:other"])
 
 

@@ -407,6 +407,20 @@ def test_parse_many_offers_the_rest_again(tmp_path: Path) -> None:
     assert [record["cum_volume"] for record in native.read()] == [0, 1, 2]
 
 
+def test_a_trade_that_has_arrived_before_is_dropped_and_counted(tmp_path: Path) -> None:
+    native = Native(tmp_path / "test.ring")
+    native.parser.keeps_all = False
+    other = changed(TRADE, {"13": "7064641", "15": "-1"})
+
+    results = [
+        native.parser.parse(native.ring, frame, NOON) for frame in (push(TRADE), push(TRADE), push(TRADE, other))
+    ]
+
+    assert results == [1, 0, 1]
+    assert (native.parser.records, native.parser.duplicates, native.parser.quarantined) == (2, 2, 0)
+    assert [record["volume"] for record in native.read() if record["kind"] == "trade"] == [37, 1]
+
+
 # ---- the text --------------------------------------------------------------------------------------------------------
 
 

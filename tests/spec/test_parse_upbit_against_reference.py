@@ -46,24 +46,27 @@ def test_native_and_reference_agree_on_every_frame_of_the_capture(native: Native
 
 # ---- generated messages ----------------------------------------------------------------------------------------------
 
+ODD_NUMBERS = [
+    "0", "-0", "0.0", "-1", "1", "5.0E-4", "1e8", "1E+8", "1.5E7", "123456789.00000001", "0.30000000000000004",
+    "9223372036854775807", "9223372036854775808", "922337203685477580.7", "0.000000000000000001",
+    "0.0000000000000000001", "1E-18", "1.0E-18", "1E-19", "1E18", "1E19", "9.3E18", "0E400", "0E-400", "1E400",
+    "1E-400", "1E0000007", "1E00000007", "1e-000007", "01", "1.", ".5", "+1", "1e", "1e+", "0x1", "NaN",
+    "Infinity", "-", "1795138215098", "1795138215098.0", "1.795138215098E12", "1795138215098.5",
+    "9223372036854", "9223372036855", "12345678", "123456789", "123456789012345", "1234567890123456",
+    "12345678901234567", "1234567.12345678", "12345678.123456789", "12345678.1234567890123456",
+    "36028797018963968", "36028797018963967.0",
+    "9999999999.999999999", "999999999.9999999999", "123456789012345.6789", "12345678901234.56789",
+    "922337203.6854775807", "922337203.6854775808"
+]  # fmt: skip
 number_texts = (
-    st.sampled_from(
-        ["0", "-0", "0.0", "-1", "1", "5.0E-4", "1e8", "1E+8", "1.5E7", "123456789.00000001", "0.30000000000000004",
-         "9223372036854775807", "9223372036854775808", "922337203685477580.7", "0.000000000000000001",
-         "0.0000000000000000001", "1E-18", "1.0E-18", "1E-19", "1E18", "1E19", "9.3E18", "0E400", "0E-400", "1E400",
-         "1E-400", "1E0000007", "1E00000007", "1e-000007", "01", "1.", ".5", "+1", "1e", "1e+", "0x1", "NaN",
-         "Infinity", "-", "1795138215098", "1795138215098.0", "1.795138215098E12", "1795138215098.5",
-         "9223372036854", "9223372036855", "12345678", "123456789", "123456789012345", "1234567890123456",
-         "12345678901234567", "1234567.12345678", "12345678.123456789", "12345678.1234567890123456",
-         "36028797018963968", "36028797018963967.0"]
-    )
+    st.sampled_from(ODD_NUMBERS)
     | st.integers(-(10**20), 10**20).map(str)
     | st.integers(0, 10**6).map(str)
     | st.decimals(allow_nan=False, allow_infinity=False, places=8).map(str)
     | st.decimals(0, 10**9, places=8).map(lambda number: format(number, "f"))
     | st.floats(allow_nan=False, allow_infinity=False).map(repr)
     | st.floats(1e-9, 1e9).map(repr)
-)  # fmt: skip
+)
 strings = st.sampled_from(
     ["trade", "orderbook", "ticker", "candle.1s", "KRW-BTC", "ASK", "BID", "RISE", "FALL", "EVEN", "SNAPSHOT",
      "REALTIME", "", "A|B", 'A"B', "A\\B", " A", "X" * 24, "X" * 25, "비트코인", "\x7f", "\n", "2026-11-20"]
@@ -166,6 +169,14 @@ def test_native_and_reference_agree_on_generated_frames(native: Native, frame: b
     assert_same(native, frame, is_text=is_text)
 
 
+@pytest.mark.parametrize("number", ODD_NUMBERS)
+def test_an_odd_number_is_read_the_same_wherever_it_stands(native: Native, number: str) -> None:
+    for name in (b"tp", b"tv", b"bap", b"ttms", b"sid"):
+        for tail in (b"}", b',"x":"' + b"x" * 60 + b'"}'):
+            frame = b'{"ty":"trade","cd":"A","tp":1,"tv":1,"ttms":1,"%s":%s' % (name, number.encode())
+            assert_same(native, frame + tail)
+
+
 @relaxed
 @given(number=number_texts, name=st.sampled_from(["tp", "tv", "ttms", "sid", "bap", "pcp", "cp"]), near=st.booleans())
 def test_a_number_is_read_the_same_in_the_middle_and_at_the_end(
@@ -233,6 +244,32 @@ def test_native_and_reference_agree_on_damaged_frames(native: Native, frame: byt
 @example(frame=b'{"a":' * 100_000)
 def test_native_and_reference_agree_on_arbitrary_bytes(native: Native, frame: bytes) -> None:
     assert_same(native, frame)
+
+
+ODD_VALUES = ("1,", "1]", "1 ", " 1", '1,"x":1', '1,"bs":2', "1e5", "1.", "01", "-1", "1x", '1"', "1}", "1,}", "null")
+
+
+@pytest.mark.parametrize("keys", [("ap", "bp", "as", "bs"), ("ask_price", "bid_price", "ask_size", "bid_size")])
+@pytest.mark.parametrize("odd", ODD_VALUES)
+def test_a_level_that_is_written_in_an_unusual_way_is_read_the_same(
+    native: Native, keys: tuple[str, ...], odd: str
+) -> None:
+    usual = "{" + ",".join(f'"{key}":{number}.5' for number, key in enumerate(keys, 1)) + "}"
+    for odd_key in keys:
+        unusual = "{" + ",".join(f'"{key}":{odd if key == odd_key else 7}' for key in keys) + "}"
+        for levels_text in (f"[{unusual},{usual}]", f"[{usual},{unusual}]", f"[{usual},{unusual},{usual}]"):
+            frame = f'{{"ty":"orderbook","cd":"KRW-BTC","tms":1795138215200,"obu":{levels_text},"st":"REALTIME"}}'
+            assert_same(native, frame.encode())
+            assert_same(native, frame.replace("REALTIME", "REALTIME" * 10).encode())
+
+
+@pytest.mark.parametrize(
+    "name", ["prev_cloXXng_price", "signed_cXXnge_rate", "best_askXsk_price", "trade_prXice", "prev_closing_pric", "C"]
+)
+def test_a_name_that_is_nearly_one_that_is_read_is_unknown(native: Native, name: str) -> None:
+    frame = sample("upbit_trade_simple.json")
+    assert_same(native, frame.replace(b"{", b'{"%s":7,' % name.encode(), 1))
+    assert_same(native, frame.replace(b'"pcp"', b'"%s"' % name.encode()))
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 import pytest
 
-from daemon.simulator.kis_trs import TRS as KINDS
 from daemon.simulator.faults import FAULTS, GARBAGE, Countdown, parse_faults
+from daemon.simulator.kis_trs import TRS as KINDS
 from daemon.simulator.options import SimulatorOptions
 
 

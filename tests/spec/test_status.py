@@ -17,7 +17,7 @@ from daemon.supervision.directory_lock import ChildEntry, Holder, ProcessId, ide
 from daemon.supervision.process import ProcessState
 from daemon.watching import console, top
 from daemon.watching.inspection import Inspection, NotRunning, find_processes
-from daemon.watching.markets import MarketReading, last_data_ns, market_readings, wanted
+from daemon.watching.markets import MarketReading, collected_markets, market_readings
 from daemon.watching.ownership import ASSIGNED, COUNTERS_OF
 from daemon.watching.readings import NS_PER_S
 from daemon.watching.summary import summarize
@@ -59,13 +59,14 @@ def test_what_a_worker_writes_of_its_sessions_is_what_we_read(tmp_path: Path) ->
     )
     session = SessionEntry(
         account="main", venue="venue", state="streaming", is_degraded=True, wanted=4, confirmed=3,
-        unconfirmed=(entry,), unlisted=2,
+        unconfirmed=(entry,), unlisted=2, markets={"kr.nxt": 10},
     )  # fmt: skip
     StatusFile(status_path(tmp_path, 0), 0).write([session])
 
     (found,) = WorkerStatusFiles(tmp_path).read("worker-0").sessions
 
     assert (found.desired, found.confirmed, found.unlisted, found.is_degraded) == (4, 3, 2, True)
+    assert found.markets == {"kr.nxt": 10}
     assert [msgspec.structs.asdict(one) for one in found.problems] == [msgspec.structs.asdict(entry)]
 
 
@@ -98,11 +99,7 @@ FEEDS = (
 
 
 def test_the_markets_are_those_of_the_feeds() -> None:
-    assert [(one.key, sorted(one.accounts)) for one in wanted(FEEDS)] == [
-        ("kr", ["main", "second"]),
-        ("kr.nxt", ["main", "second"]),
-        ("crypto", ["coins"]),
-    ]
+    assert collected_markets(FEEDS) == ("kr", "kr.nxt", "crypto")
 
 
 class Hours:
@@ -126,7 +123,7 @@ def test_data_are_expected_since_the_latest_of_start_opening_and_newest_record()
         worker=process("worker-0", last_data_ns=30 * NS_PER_S),
     )
 
-    found = {one.name: one for one in market_readings(now, wanted(FEEDS), Hours())}
+    found = {one.name: one for one in market_readings(now, collected_markets(FEEDS), Hours())}
 
     assert {name: one.expected_since_ns / NS_PER_S for name, one in found.items()} == {
         "kr": 50.0,
@@ -138,32 +135,23 @@ def test_data_are_expected_since_the_latest_of_start_opening_and_newest_record()
 
 @pytest.mark.requirement("QG-E2E-01")
 @pytest.mark.parametrize(
-    ("sessions", "expected"),
+    ("said", "expected"),
     [
-        ([], {"kr": 90, "crypto": 90}),  # nothing is said: the workers' own numbers
-        ([SessionStatus(account="main")], {"kr": 90, "crypto": 90}),
-        (
-            [
-                SessionStatus(account="main", markets=["kr"], last_data_ns=60),
-                SessionStatus(account="second", markets=["kr", "kr.nxt"], last_data_ns=70),
-                SessionStatus(account="coins", markets=["crypto"], last_data_ns=80),
-            ],
-            {"kr": 70, "crypto": 80},
-        ),
-        (
-            [SessionStatus(account="main", last_data_ns=60), SessionStatus(account="coins", last_data_ns=80)],
-            {"kr": 60, "crypto": 80},
-        ),
+        ([], {"kr": 90, "kr.nxt": 90, "crypto": 90}),  # nothing yet: the workers' own numbers
+        ([{"kr": 60}, {"kr": 70, "kr.nxt": 0}, {"crypto": 80}], {"kr": 70, "kr.nxt": 0, "crypto": 80}),
+        ([{"kr": 0}, {"crypto": 0}], {"kr": 90, "kr.nxt": 90, "crypto": 90}),
+        ([{"us": 50}], {"kr": 90, "kr.nxt": 90, "crypto": 90, "us": 50}),  # collected since a reload
     ],
 )
 def test_the_newest_data_of_a_market_are_those_of_its_sessions(
-    sessions: list[SessionStatus], expected: Mapping[str, int]
+    said: list[dict[str, int]], expected: Mapping[str, int]
 ) -> None:
+    sessions = [SessionStatus(markets=markets) for markets in said]
     now = reading(worker=process("worker-0", last_data_ns=90), workers=worker_of(*sessions))
 
-    found = {one.key: last_data_ns(now, one) for one in wanted(FEEDS)}
+    found = market_readings(now, collected_markets(FEEDS), Hours())
 
-    assert {name: found[name] for name in expected} == expected
+    assert {one.name: one.last_data_ns for one in found} == expected
 
 
 # ---- text ---------------------------------------------------------------------------------------------------
@@ -365,6 +353,10 @@ def test_the_heartbeat_says_what_hangs(healthy: DataDir) -> None:
     assert min(one.silent_for_s for one in found.processes) > 59
 
 
+def no_sleep(_seconds: float) -> None:
+    """Rates are not the point."""
+
+
 def config_for(path: Path) -> Config:
     return Config(data_dir=str(path), supervision=Supervision(heartbeat_timeout_s=30), feeds=FEEDS)
 
@@ -372,7 +364,7 @@ def config_for(path: Path) -> Config:
 def test_status_prints_everything_and_is_true_for_a_healthy_daemon(healthy: DataDir) -> None:
     out = StringIO()
 
-    assert top.print_status(config_for(healthy.path), out, as_json=False)
+    assert top.print_status(config_for(healthy.path), out, as_json=False, sleep=no_sleep)
     assert "Sise healthy" in out.getvalue()
     assert "crypto" in out.getvalue()
 
@@ -380,7 +372,7 @@ def test_status_prints_everything_and_is_true_for_a_healthy_daemon(healthy: Data
 def test_status_as_json_has_what_the_page_has(healthy: DataDir) -> None:
     out = StringIO()
 
-    assert top.print_status(config_for(healthy.path), out, as_json=True)
+    assert top.print_status(config_for(healthy.path), out, as_json=True, sleep=no_sleep)
 
     found = json.loads(out.getvalue())
     assert found["running"] is True
@@ -393,7 +385,7 @@ def test_status_is_false_and_names_what_is_degraded(healthy: DataDir) -> None:
     healthy.blocks["worker-0"].set("subscriptions_failed", 2)
     out = StringIO()
 
-    assert not top.print_status(config_for(healthy.path), out, as_json=False)
+    assert not top.print_status(config_for(healthy.path), out, as_json=False, sleep=no_sleep)
     assert "worker-0: 2 subscriptions failed" in out.getvalue()
 
 
@@ -401,6 +393,6 @@ def test_status_is_false_and_names_what_is_degraded(healthy: DataDir) -> None:
 def test_status_is_false_where_nothing_runs(tmp_path: Path, as_json: bool) -> None:
     out = StringIO()
 
-    assert not top.print_status(config_for(tmp_path), out, as_json=as_json)
+    assert not top.print_status(config_for(tmp_path), out, as_json=as_json, sleep=no_sleep)
     assert "no daemon has run here" in out.getvalue()
     assert out.getvalue().count("\n") == 1

@@ -803,9 +803,9 @@ def test_ten_thousand_cycles_with_missing_and_late_replies_leave_nothing_behind(
 
     counts = subject.statistics()
     assert subject._entries == {}
-    assert subject._unanswered == set()
-    assert subject._parts == []
-    assert subject._flight is None
+    assert subject._replies._unanswered == set()
+    assert subject._replies.flight is None
+    assert subject._queue._parts == []
     assert (counts.pending, counts.releasing) == (0, 0)
     assert after - before < 20_000
 

@@ -12,6 +12,7 @@ import msgspec
 
 from daemon.errors import BadFrame, ConfigError, Refused, Retryable
 from daemon.ingest.venues import VENUE_IDS
+from daemon.ingest.venues.kis_events import describe
 from daemon.ingest.venues.venue import (
     AccessKey,
     ControlMessage,
@@ -149,8 +150,7 @@ BLOCK_BYTES = 16
 
 # The approval key has no expiry on it; the venue documents a day.
 APPROVAL_KEY_VALID_S = 24 * 3600.0
-# "invalid approval : <the key>": the text of this code ends at the colon. In any other, what is as long as a key goes.
-QUOTES_KEY = "OPSP0011"
+# As long as a key and made like one: not passed on in the texts of replies, which are logged.
 SECRET = re.compile(r"[0-9A-Za-z+/=_.-]{20,}")
 
 HEARTBEAT_CHANNEL = "PINGPONG"
@@ -279,6 +279,7 @@ class KisVenue:
     acknowledges = True
     replaces_all = False
     max_batch = 1
+    default_max_subscriptions = 41  # over all TRs and notices; the venue's refusal (OPSP0008) says what it really is
     decode_market = "kr"
     keep_alive: KeepAlive | None = None  # the venue asks, see Heartbeat
 
@@ -336,6 +337,7 @@ class KisVenue:
     def decode_control(self, frame: bytes) -> ControlMessage:
         """Return what a JSON text frame says, or that an encrypted notice came, whose contents go nowhere.
 
+        The text of a `SessionRefused` is the venue's own and may quote the approval key (OPSP0011): never log it.
         Raises BadFrame if it is not a reply or a heartbeat, or cannot be decrypted.
         """
         if frame.startswith(ENCRYPTED):
@@ -343,19 +345,20 @@ class KisVenue:
         reply = _decode_reply(frame)
         header = reply.header or _ReplyHeader()
         if header.tr_id == HEARTBEAT_CHANNEL:
-            return Heartbeat(reply=frame)  # echoed byte for byte, spaces included
+            return Heartbeat(reply=frame, code=HEARTBEAT_CHANNEL)  # echoed byte for byte, spaces included
         if reply.body is None or not reply.body.msg_cd:
             raise BadFrame("control frame: expected a heartbeat or body.msg_cd, found neither")
-        code, text = reply.body.msg_cd, _without_secrets(reply.body.msg_cd, reply.body.msg1 or "")
+        code, text = reply.body.msg_cd, (reply.body.msg1 or "").strip()
         channel, key = (header.tr_id or "").strip(), (header.tr_key or "").strip()
         registration = None if channel in ABSENT or key in ABSENT else Registration(channel, key)
         meaning = REPLIES.get(code)
         if code in SUCCESS_CODES and str(reply.body.rt_cd) != SUCCESS:
             meaning = None  # contradicts itself: success is never assumed
-        if isinstance(meaning, Refusal):
-            return RegistrationRefused(registration, meaning, code, text)
         if isinstance(meaning, SessionFault):
             return SessionRefused(meaning, code, text)
+        text = SECRET.sub("...", text)
+        if isinstance(meaning, Refusal):
+            return RegistrationRefused(registration, meaning, code, text)
         if meaning is None:
             return Unknown(registration, code, text)
         if meaning is Subscribed and channel in NOTICE_TRS and reply.body.output is not None:
@@ -401,6 +404,10 @@ class KisVenue:
         if reply.error_code in FATAL_APPROVAL_CODES:
             raise Refused(message)
         raise Retryable(message)
+
+    def describe_event(self, event_type: str, text: bytes) -> dict[str, str]:
+        """Return the values of an event's own *text* by name."""
+        return describe(event_type, text)
 
     def make_parser(self, market: str, connection: int) -> FrameParser:
         """Return a `KisParser`; each record's market is that of its TR, whatever *market* says."""
@@ -455,12 +462,6 @@ def _checked_key(key: str) -> str:
             f"feeds.symbols: {key!r}: expected 1 to 24 printable ASCII characters without quote, \\, ^ and |"
         )
     return key
-
-
-def _without_secrets(code: str, text: str) -> str:
-    if code == QUOTES_KEY:
-        text = text.partition(":")[0]
-    return SECRET.sub("...", text).strip()
 
 
 def _encode_request(approval_key: str, tr_type: str, registrations: Sequence[Registration]) -> bytes:
