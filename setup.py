@@ -29,7 +29,7 @@ setup(
                 f"native_pipeline.{name}",
                 [f"native_pipeline/{name}.pyx"],
                 include_dirs=["native_pipeline"],
-                depends=["native_pipeline/layout.h"],
+                depends=[str(header) for header in Path("native_pipeline").glob("*.h")],
                 extra_compile_args=["-O3", "-std=gnu11", "-Wall", "-Wno-unused-function", *SANITIZE],
                 extra_link_args=SANITIZE,
             )

@@ -3,13 +3,17 @@
 import errno
 import os
 import shutil
+import time
+from collections.abc import Collection
 from pathlib import Path
 
 from daemon import config as settings
-from daemon import log
+from daemon import log, market_calendar
 from daemon.errors import ConfigError, Refused
+from daemon.planning import Planner
 from daemon.rings import MIB, RINGS_DIR, missing_bytes, prepare_rings
-from daemon.shard_plan import Plan, make_plan
+from daemon.shard_plan import Plan
+from daemon.supervision.chore import ChoreSpec
 from daemon.supervision.process import ExitCode, ProcessSpec, Restart, module_argv, pack
 from daemon.supervision.supervisor import Supervisor
 
@@ -28,15 +32,25 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def run_daemon(config_path: str) -> int:
     """Run the daemon that *config_path* describes; return its exit code. Raises ConfigError before anything starts."""
     config = settings.load(config_path)
-    plan = make_plan(config, source=config_path)
     data_dir = Path(config.data_dir)
+    planner = Planner(data_dir, source=config_path)
+    plan = planner.start(config)
     _make_data_dir(data_dir, config_path)
     log.configure(config.log.level, config.log.format, role="supervisor")
     log.get().info("settings", file=config_path, **settings.masked(config))
 
     def prepare() -> None:
         _prepare_rings(data_dir, config)
+        planner.keep()
 
+    chore = ChoreSpec(
+        "market_hours",
+        market_calendar.command(data_dir),
+        lambda current: market_calendar.closed_days(current.calendar.closed),
+        lambda current: market_calendar.is_fresh(
+            market_calendar.path_in(data_dir), closed=current.calendar.closed, wall_ns=time.time_ns()
+        ),
+    )
     code = Supervisor(
         process_specs(plan),
         config=config,
@@ -44,6 +58,9 @@ def run_daemon(config_path: str) -> int:
         counters_path=data_dir / "run" / "counters",
         prepare=prepare,
         reload=lambda: settings.load(config_path),
+        respec=lambda new: process_specs(planner.again(new), planner.running),
+        chore=chore,
+        booted=planner.report_to,
     ).run()
     return code if code in (ExitCode.OK, ExitCode.CONFIG) else ExitCode.FAILED  # the three that users are promised
 
@@ -72,8 +89,8 @@ def _prepare_rings(data_dir: Path, config: settings.Config) -> None:
         ) from exc
 
 
-def process_specs(plan: Plan) -> tuple[ProcessSpec, ...]:
-    """Return the desired processes: a worker for each shard that has connections, and one of each sink."""
+def process_specs(plan: Plan, running: Collection[int] = ()) -> tuple[ProcessSpec, ...]:
+    """Return the desired processes: a worker for each shard that has connections or is *running*, one of each sink."""
     workers = tuple(
         ProcessSpec(
             role="worker",
@@ -83,9 +100,10 @@ def process_specs(plan: Plan) -> tuple[ProcessSpec, ...]:
             drain_order=DRAIN_WORKERS,
             wakes=("writer", "publisher"),
             payload=pack(shard),
+            accounts=tuple(connection.account for connection in shard.connections),
         )
         for shard in plan.workers
-        if shard.connections
+        if shard.connections or shard.worker in running
     )
     return (
         ProcessSpec(

@@ -18,6 +18,8 @@ cdef inline uint64_t _content(const char* record, uint8_t kind) noexcept nogil:
     if kind == SISE_EVENT:
         size += (<const sise_event*>record).text_bytes
     for at in range(sizeof(sise_record_header), size - 7, 8):
+        if at == 56 and kind == SISE_EVENT:
+            continue   # its time may be that of its receipt
         memcpy(&word, record + at, 8)
         hashed = (hashed ^ word) * <uint64_t>0x9E3779B97F4A7C15
         hashed ^= hashed >> 29

@@ -8,8 +8,8 @@ grace is a gap record with its bounds and the number of shares. A trade that arr
 pair, a venue that repeats itself after a reconnect) is recognised by its identity and not appended again; nothing but
 an identical identity ever drops a trade.
 
-Not a hole: the first trade of a stream, another date, and a cumulative volume that goes down (a new session, or the
-venue corrects itself): the stream goes on from there.
+Not a hole: the first trade of a stream, another date, and a cumulative volume that goes down at a later time (a new
+session, or the venue corrects itself): the stream goes on from there.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -211,8 +211,12 @@ cdef class Streams:
                 trade.header.flags |= SISE_FLAG_LATE
                 self.late += 1
                 return True
-        if trade.exchange_ns >= stream.cum_exchange_ns and trade.cum_volume < stream.cum_volume:
-            # a new session, or a correction: the stream goes on from here
+        if trade.cum_volume > stream.cum_volume:
+            # the venue corrected itself: what it adds up to now counts
+            _reach(stream, trade)
+            return True
+        if trade.exchange_ns > stream.cum_exchange_ns:
+            # a new session, or a correction: the stream goes on from here (within the same second: out of order)
             while stream.holes:
                 self._report(stream, 0)
             _reach(stream, trade)

@@ -42,6 +42,10 @@ def stream_of(venue: str, planned: PlannedSubscription) -> Stream:
     return Stream(venue, planned.market, planned.exchange, planned.symbol, planned.kind)
 
 
+# What an open market is expected to send without long pauses.
+CONTINUOUS_KINDS = ("trade", "orderbook")
+
+
 class Registrar:
     """The registrations of one session."""
 
@@ -154,9 +158,13 @@ class Registrar:
             if silent_s is not None:
                 self._suspect(registration, silent_s, now)
 
+    def streams(self) -> Iterable[Stream]:
+        """Return the streams of this session's registrations."""
+        return self._streams.values()
+
     def is_any_open(self, wall_ns: int) -> bool:
-        """Return whether a market of this session's subscriptions trades."""
-        markets = {(stream.market, stream.exchange) for stream in self._streams.values()}
+        """Return whether a market of this session's trades and books is open: other kinds may be silent for hours."""
+        markets = {(s.market, s.exchange) for s in self._streams.values() if s.kind in CONTINUOUS_KINDS}
         return any(self._around.is_open(market, exchange, wall_ns) for market, exchange in markets)
 
     # -- what the venue says ---------------------------------------------------------------------------------------
@@ -271,12 +279,12 @@ class Registrar:
         if limit <= self._learned:
             return
         self._learned = limit
-        self._around.counters.increment("limits_learned")
         self._log.info("limit_learned", limit=limit)
         try:
             self._around.learn_limit(self._account, limit)
         except OSError as exc:
             self._log.warning("limit_not_kept", error=exc.strerror)
+        self._around.counters.increment("limits_learned")  # behind the record: whoever sees the count finds it
 
     def _drop(self, streams: Iterable[Stream]) -> None:
         gaps, wall_ns = self._around.gaps, self._around.wall_ns()

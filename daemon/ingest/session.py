@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from daemon.ingest.surroundings import Surroundings
     from daemon.ingest.venues.venue import Venue
     from daemon.shard_plan import PlannedConnection
+    from native_pipeline.frame_parser import FrameParser
 
 # A venue that does not answer our close frame within this time is disconnected.
 CLOSE_TIMEOUT_S = 1.0
@@ -125,6 +126,7 @@ class Session:
         self._key_failures = 0  # in a row
         self._warned: dict[str, tuple[float, int]] = {}  # event -> (when it was logged, how often it happened since)
         self._link: _Link | None = None
+        self._parser: FrameParser | None = None  # of the newest link
 
     # -- what the worker calls -------------------------------------------------------------------------------------
 
@@ -143,6 +145,8 @@ class Session:
         """Collect what *planned* says; *account* is used from the next key or connection on."""
         self._account = account
         self.registrar.set_planned(planned)
+        if self._parser is not None:
+            self._parser.is_redundant = self._around.is_redundant(self.registrar.streams())
         self._around.wake_timer()
 
     def tick(self, now: float) -> None:
@@ -371,9 +375,11 @@ class Session:
         return self._link
 
     def _make_listener(self, on_closed: Callable[[], None]) -> FrameListener:
+        self._parser = self._venue.make_parser(self._venue.decode_market, self._number)
+        self._parser.is_redundant = self._around.is_redundant(self.registrar.streams())
         return FrameListener(
             self._around.ring,
-            self._venue.make_parser(self._venue.decode_market, self._number),
+            self._parser,
             self._around.counters,
             self._on_control,
             on_closed,

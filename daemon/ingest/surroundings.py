@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.config import Ingest as IngestSettings
     from daemon.ingest.connector import Connector
-    from daemon.ingest.gaps import Gaps
+    from daemon.ingest.gaps import Gaps, Stream
     from daemon.ingest.governor import Governor
     from daemon.ingest.venues.venue import Venue
     from daemon.shard_plan import WorkerPlan
@@ -33,6 +33,10 @@ def _nothing_seen() -> Mapping[tuple[str, int], int]:
     return {}
 
 
+def _never_redundant(_streams: Iterable[Stream]) -> bool:
+    return False
+
+
 def _learn_nothing(_account: str, _limit: int) -> None:
     pass
 
@@ -46,7 +50,7 @@ def _nothing_of(_ring: RingWriter) -> Mapping[tuple[str, int], int]:
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """Passed to each session. The last four may be left out: no alerts, no market hours, no view of the data."""
+    """Passed to each session. The last five may be left out: no alerts, no market hours, no view of the data."""
 
     ring: RingWriter
     counters: CountersBlock
@@ -63,6 +67,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     is_open: Callable[[str, str, int], bool] = _never_open  # (market, exchange, wall ns)
     streams: Callable[[], Mapping[tuple[str, int], int]] = _nothing_seen  # (symbol, data kind) -> newest receive ns
     learn_limit: Callable[[str, int], None] = _learn_nothing  # (account, registrations that one session takes)
+    is_redundant: Callable[[Iterable[Stream]], bool] = _never_redundant  # does another session bring one of these?
 
 
 class Outside(msgspec.Struct, frozen=True, kw_only=True):

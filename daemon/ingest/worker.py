@@ -11,7 +11,7 @@ import datetime
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ from daemon.errors import ConfigError, InvariantBroken, RingError
 from daemon.ingest.approval_key import AccessKeyProvider, KeyEndpoint, KeyProvider, NoAccessKey
 from daemon.ingest.connection import State as ConnectionState
 from daemon.ingest.connector import Connector, NetworkConnector
-from daemon.ingest.gaps import GapReason, Gaps, whole_until
+from daemon.ingest.gaps import GapReason, Gaps, Stream, whole_until
 from daemon.ingest.governor import Budgets, Governor, share_of_address
 from daemon.ingest.registrar import data_kind, stream_of
 from daemon.ingest.ring_sync import RingSync
@@ -123,6 +123,8 @@ class Worker:
         self._keys: dict[str, KeyProvider] = {}
         self._accounts: dict[str, Account] = {}
         self._shared: frozenset[tuple[str, int]] = frozenset()
+        self._carriers: Counter[Stream] = Counter()  # how many sessions bring each stream: two are a redundant pair
+        self._late_trades = self._volume_gaps = 0  # as reported
         self._group: asyncio.TaskGroup | None = None  # while running
         self._feeds: dict[int, asyncio.Task[None]] = {}  # by number of the session
         self.sessions: list[Session] = []
@@ -161,6 +163,7 @@ class Worker:
                 self._ring_sync.stop()
             self._gaps.on_stopped(self._outside.wall_ns())
             self._write_gaps()
+            self._ring.flush_gaps(self._outside.wall_ns(), force=True)
             self._ring.flush_ledger(self._outside.wall_ns(), force=True)
             self._report()
 
@@ -214,6 +217,7 @@ class Worker:
             for subscription in planned.subscriptions
         ]
         self._gaps.set_wanted(carried, self._outside.wall_ns())
+        self._carriers = Counter(carried)
         places = Counter((stream.symbol, data_kind(stream.kind)) for stream in carried)
         self._shared = frozenset(place for place, sessions in places.items() if sessions > 1)
         self._counters.set("connections_planned", len(plan.connections))
@@ -262,7 +266,11 @@ class Worker:
             is_open=outside.is_open,
             streams=self._newest,
             learn_limit=outside.learn_limit,
+            is_redundant=self._is_redundant,
         )
+
+    def _is_redundant(self, streams: Iterable[Stream]) -> bool:
+        return any(self._carriers[stream] > 1 for stream in streams)
 
     def _start(self, session: Session) -> None:
         if self._group is not None:
@@ -319,6 +327,7 @@ class Worker:
                 next_report = now + HEARTBEAT_INTERVAL_S
             if now >= next_ledger:
                 self._ring.flush_ledger(time.time_ns())
+                self._ring.flush_gaps(self._outside.wall_ns())
                 next_ledger = now + LEDGER_INTERVAL_S
                 self._write_status()
                 if self._ring_sync is not None:
@@ -377,6 +386,10 @@ class Worker:
         counters.set("subscriptions_pending", sum(s.pending for s in statistics))
         counters.set("subscriptions_failed", sum(s.rejected + s.failed + s.capped for s in statistics))
         counters.set("subscriptions_suspected", sum(s.doubted for s in statistics))
+        late, holes = self._ring.late_trades, self._ring.volume_gaps
+        counters.increment("records_late", late - self._late_trades)
+        counters.increment("volume_gaps", holes - self._volume_gaps)
+        self._late_trades, self._volume_gaps = late, holes
         self._beat()
 
     def _write_status(self) -> None:
@@ -460,6 +473,7 @@ def _outside_of(child: process.Child, plan: WorkerPlan, changes: Changes) -> Out
         alerts=alerts,
         flush_alerts=alerts.flush,
         is_open=hours.is_open,
+        streams=RingWriter.streams,
         learn_limit=learn,
         changes=changes,
         status_path=status_path(child.data_dir, plan.worker),

@@ -95,6 +95,7 @@ def test_a_message_is_read_as_text_too(native: Native) -> None:
         ("RISE", 0.00000001, 0.00000004, D("25.0000")),
         ("RISE", 30, 10, D("300.0000")),
         ("RISE", 9223372036854, 1, D("922337203685400.0000")),
+        ("RISE", 9300000000000, 1, None),  # just more than fits
         ("RISE", 2**63 - 1, 1, None),
         ("RISE", 2**63 - 1, 1e-18, None),
         ("RISE", 1, 0, None),

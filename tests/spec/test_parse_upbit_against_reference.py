@@ -56,7 +56,7 @@ ODD_NUMBERS = [
     "12345678901234567", "1234567.12345678", "12345678.123456789", "12345678.1234567890123456",
     "36028797018963968", "36028797018963967.0",
     "9999999999.999999999", "999999999.9999999999", "123456789012345.6789", "12345678901234.56789",
-    "922337203.6854775807", "922337203.6854775808"
+    "922337203.6854775807", "922337203.6854775808", "null"
 ]  # fmt: skip
 number_texts = (
     st.sampled_from(ODD_NUMBERS)
@@ -171,10 +171,11 @@ def test_native_and_reference_agree_on_generated_frames(native: Native, frame: b
 
 @pytest.mark.parametrize("number", ODD_NUMBERS)
 def test_an_odd_number_is_read_the_same_wherever_it_stands(native: Native, number: str) -> None:
-    for name in (b"tp", b"tv", b"bap", b"ttms", b"sid"):
-        for tail in (b"}", b',"x":"' + b"x" * 60 + b'"}'):
-            frame = b'{"ty":"trade","cd":"A","tp":1,"tv":1,"ttms":1,"%s":%s' % (name, number.encode())
-            assert_same(native, frame + tail)
+    for kind in (b"trade", b"ticker"):
+        for name in (b"tp", b"tv", b"bap", b"ttms", b"sid", b"atv", b"scr"):
+            for tail in (b"}", b',"x":"' + b"x" * 60 + b'"}'):
+                start = b'{"ty":"%s","cd":"A","tp":1,"tv":1,"ttms":1,"tms":1,"%s":' % (kind, name)
+                assert_same(native, start + number.encode() + tail)
 
 
 @relaxed

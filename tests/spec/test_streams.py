@@ -131,6 +131,14 @@ def test_a_cumulative_volume_that_goes_down_is_no_gap_and_the_stream_goes_on_fro
     assert gap["missing"] == 10, "only the hole behind the correction"
 
 
+@pytest.mark.requirement("F20")
+def test_a_correction_that_ends_above_what_was_reached_counts_from_there(bench: Bench) -> None:
+    for cum, volume in ((1000, 10), (1009, 20), (1019, 10), (1029, 10)):
+        bench.send(cum, volume)
+    assert bench.cums() == [1000, 1009, 1019, 1029]
+    assert bench.gaps() == []
+
+
 @pytest.mark.requirement("EDGE-01", "F20")
 def test_another_date_is_another_session_whatever_its_volume(bench: Bench) -> None:
     bench.send(100, 10)
@@ -174,9 +182,14 @@ def test_a_gap_that_finds_no_room_waits(tmp_path: Path) -> None:
 
 @pytest.mark.requirement("F22")
 @settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 2**32), lag=st.integers(0, 60), loss=st.sampled_from([0.0, 0.02, 0.2]))
+@given(
+    seed=st.integers(0, 2**32),
+    lag=st.integers(0, 60),
+    loss=st.sampled_from([0.0, 0.02, 0.2]),
+    trades_a_second=st.sampled_from([1, 7, 100]),
+)
 def test_two_sessions_give_one_stream_without_doubles_and_with_only_the_holes_that_both_have(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, lag: int, loss: float
+    tmp_path_factory: pytest.TempPathFactory, seed: int, lag: int, loss: float, trades_a_second: int
 ) -> None:
     bench = Bench(new_ring(tmp_path_factory.mktemp("ab"), capacity=4 * MIB))
     rng = random.Random(seed)
@@ -184,7 +197,8 @@ def test_two_sessions_give_one_stream_without_doubles_and_with_only_the_holes_th
     for number in range(300):
         volume = rng.randrange(1, 50)
         cum += volume
-        trades.append((cum, volume, f"12{number // 60:02}{number % 60:02}"))
+        second = number // trades_a_second
+        trades.append((cum, volume, f"12{second // 60:02}{second % 60:02}"))
     kept_a = [t for t in trades if rng.random() >= loss]
     kept_b = [t for t in trades if rng.random() >= loss]
     arrivals = sorted(

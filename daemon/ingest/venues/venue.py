@@ -108,7 +108,9 @@ class Notice(msgspec.Struct, frozen=True):
     text: str = ""
 
 
-ControlMessage = LoggedIn | Notice | Subscribed | Unsubscribed | RegistrationRefused | SessionRefused | Heartbeat | Unknown
+ControlMessage = (
+    LoggedIn | Notice | Subscribed | Unsubscribed | RegistrationRefused | SessionRefused | Heartbeat | Unknown
+)
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
