@@ -93,7 +93,7 @@ def demo(**fields: Any) -> None:  # Any: click passes what the options above dec
 
 
 @main.command()
-@click.option("--venue", required=True, help="Whose frames these are: kis.")
+@click.option("--venue", required=True, help="Whose frames these are: a name of accounts.venue.")
 @click.option("--date", type=click.DateTime(["%Y-%m-%d"]), help="Day of receipt in Korea [default: today].")
 @click.argument("file", type=click.File("rb"), default="-")
 def decode(venue: str, date: datetime.datetime | None, file: Any) -> None:

@@ -67,7 +67,7 @@ cdef class PublishBatch:
     cdef char second_text[20]            # 2026-11-20T09:00:01
     cdef char offset_text[8]             # +09:00
     cdef text_piece publish[CHANNELS][IDS]   # *3 PUBLISH channel, up to the $ of the message
-    cdef text_piece venues[IDS]              # JSON: "kis"
+    cdef text_piece venues[IDS]              # JSON: the name, quoted
     cdef text_piece markets[IDS]
     cdef text_piece event_types[IDS]
     cdef text_piece marks[IDS]               # ,"exchange":"nxt" and what else the flags of a record say

@@ -31,6 +31,7 @@ cdef struct Stream:
     int64_t cum_volume      # how far the trades reach, SISE_ABSENT before the first one
     int64_t cum_recv_ns     # receipt of the trade that reached there
     int64_t cum_exchange_ns
+    uint64_t top_number     # the highest of the venue's own numbers so far
     uint64_t* recent        # identities, NULL until one is needed
     uint32_t recent_at
     Hole* open              # NULL until one is needed

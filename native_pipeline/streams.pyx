@@ -165,10 +165,15 @@ cdef class Streams:
             elif not self.judge(stream, trade, identity):
                 return False
         elif identity:
-            identity = _mix(0, identity)
-            if _is_recent(stream, identity):
-                return False
-            _remember(stream, identity)
+            # a number above all before it is new without a look at them; they need not come in order
+            if record.kind == SISE_TRADE and identity > stream.top_number:
+                stream.top_number = identity
+                _remember(stream, _mix(0, identity))
+            else:
+                identity = _mix(0, identity)
+                if _is_recent(stream, identity):
+                    return False
+                _remember(stream, identity)
         stream.recv_ns = record.recv_ns
         stream.exchange_ns = trade.exchange_ns
         stream.records += 1

@@ -16,6 +16,7 @@ from picows import WSCloseCode, WSError, WSMsgType
 from daemon.errors import InvariantBroken, Refused, Retryable, RingError
 from daemon.ingest import connection as states
 from daemon.ingest.connection import Connection
+from daemon.ingest.link import Link
 from daemon.ingest.registrar import Registrar
 from daemon.ingest.router import route
 from daemon.ingest.subscription_states import SubscriptionStatistics
@@ -66,21 +67,6 @@ SESSION_ALERTS: Mapping[SessionFault, tuple[Level, str, str]] = {
 }
 
 
-class _Link:
-    """One WebSocket. The first of the events that can end it wins; later ones are of no interest."""
-
-    def __init__(self, make_listener: Callable[[Callable[[], None]], FrameListener]) -> None:
-        """make_listener: is given what to call when the socket is gone."""
-        self.ended: asyncio.Future[states.Event] = asyncio.get_running_loop().create_future()
-        self.logged_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.listener = make_listener(lambda: self.end(states.Event.LOST))
-        self.transport: WSTransport | None = None  # until the upgrade is complete
-
-    def end(self, event: states.Event) -> None:
-        if not self.ended.done():
-            self.ended.set_result(event)
-
-
 class Session:
     """One account's connection, for as long as the worker lives. It is its router's `ControlHandler`."""
 
@@ -125,7 +111,7 @@ class Session:
         self._key = ""
         self._key_failures = 0  # in a row
         self._warned: dict[str, tuple[float, int]] = {}  # event -> (when it was logged, how often it happened since)
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._parser: FrameParser | None = None  # of the newest link
 
     # -- what the worker calls -------------------------------------------------------------------------------------
@@ -324,7 +310,7 @@ class Session:
         url = self._venue.websocket_url(self._account)
         await self._wait_for_leave(urlsplit(url).netloc)
         self._venue.on_session_start()
-        link = _Link(self._make_listener)
+        link = Link(self._make_listener)
         self._link = link  # from here on frames may arrive, also before `open` returns
         try:
             link.transport = await self._around.connector.open(url, link.listener)
@@ -369,7 +355,7 @@ class Session:
             return states.Event.LOGGED_IN
         return await self._note_end(link, states.Event.LOGIN_TIMED_OUT)
 
-    def _open_link(self) -> _Link:
+    def _open_link(self) -> Link:
         if self._link is None or self._link.transport is None:
             raise InvariantBroken("a session without a connection")
         return self._link
@@ -398,7 +384,7 @@ class Session:
             self._watchdog.on_lost()
         return await self._note_end(link, event)
 
-    async def _note_end(self, link: _Link, event: states.Event) -> states.Event:
+    async def _note_end(self, link: Link, event: states.Event) -> states.Event:
         self._around.counters.increment("connections_lost")
         self._log.warning("connection_ended", reason=event.value)
         if event is states.Event.LOST and link.transport is not None:
@@ -448,7 +434,7 @@ class Session:
 
     # -- the rest --------------------------------------------------------------------------------------------------
 
-    def _remedy(self, link: _Link, action: WatchdogAction, silent_s: float, now: float) -> None:
+    def _remedy(self, link: Link, action: WatchdogAction, silent_s: float, now: float) -> None:
         """Do what the data watchdog asks for."""
         fields = {"silent_s": round(silent_s, 1)}
         silence = f"no data for {silent_s:.0f} s while a market is open"
