@@ -49,12 +49,12 @@ from profiling.bench_parse import trade_fields
 from profiling.bench_ring import native_loops
 
 TARGETS = {"ns_per_frame": 800, "ratio_to_python_listener": 5, "ratio_to_websockets": 50}
-# Of 200 symbols, each trade continuing the cumulative volume of the one before. When the frames begin again, a stream's
-# volume goes down, as in a new session: more trades of a symbol than the parser remembers, so that none is a repetition.
+# Of 200 symbols, each trade continuing the cumulative volume of the one before. When the frames begin again, the volume
+# of a stream goes down, as in a new session; more trades a symbol than are remembered, so that none is a repetition.
 DISTINCT_FRAMES = 160_000
 PYTHON_SHARE = 5  # the Python listener gets a fifth of the frames, websockets a tenth: the run stays short
 WEBSOCKETS_SHARE = 10
-RING_BYTES = 256 << 20  # a run fills at most 7/8 of it: nothing reads meanwhile
+RING_BYTES = 256 << 20  # a run fills 7/8 of it at most: nothing reads meanwhile
 TRADE, VENUE, MARKET = 1, 1, 1
 SYMBOL_FIELD, TIME_FIELD, VOLUME_FIELD, CUM_VOLUME_FIELD = 0, 1, 12, 13
 SEED = 20261120

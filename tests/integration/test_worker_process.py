@@ -155,6 +155,7 @@ def test_a_killed_worker_loses_nothing_it_had_received_and_its_successor_records
     assert sequence == list(range(sequence[0], sequence[0] + len(sequence)))
     assert len(shard.of_kind("trade", "orderbook")) >= received
     assert sum(record["count"] for record in shard.of_kind("ledger")) == len(shard.of_kind("trade", "orderbook"))
-    gaps = shard.of_kind("gap")
+    # what the venue sent meanwhile also shows in the cumulative volumes: those gaps say how many shares
+    gaps = [gap for gap in shard.of_kind("gap") if gap["missing"] is None]
     assert len(gaps) == kills * REGISTRATIONS
     assert {GAP_REASONS[gap["reason"]] for gap in gaps} == {"worker restarted"}
