@@ -319,11 +319,19 @@ class Session(WSListener):
         """Begin a proper close; the connection is cut if the client does not answer in time."""
         if self.state is State.OPEN:
             transport = cast(WSTransport, self._transport)
+            self._send_held()
             self.flush()
             self._said_goodbye = True
             self.state = State.CLOSING
             transport.send_close(code)
             self.start_timer("close", CLOSE_GRACE_S, self.cut)
+
+    def _send_held(self) -> None:
+        """Queue what was to come after a record that will not come any more: the journal has it as sent."""
+        for registration in self.registrations.values():
+            if registration.held is not None:
+                self.put_frame(self.compose([(registration, registration.held)]))
+                registration.held = None
 
     def cut(self) -> None:
         """Drop the connection without waiting for anything."""

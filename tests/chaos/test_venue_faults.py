@@ -1,0 +1,324 @@
+"""Faults of venues against the whole daemon: what the venue's own journal says is in the tables, once, or in a gap."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.venue_rig import Feed, VenueRig
+from tests.rig import wait_for
+
+RATE = 1_500.0
+MakeRig = Callable[..., VenueRig]
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path, postgres_dsn: str, redis_url: str) -> Iterator[MakeRig]:
+    with ExitStack() as stack:
+        yield lambda **fields: stack.enter_context(VenueRig(tmp_path, postgres_dsn, redis_url, **fields))
+
+
+def symbols(number: int, count: int) -> list[str]:
+    """Return *count* Korean symbols that no other *number* has."""
+    return [f"{100 + number:03d}{10 * i:03d}" for i in range(count)]
+
+
+def run_for(rig: VenueRig, seconds: float) -> None:
+    """Let the offer go on for as long as it takes to bring what *seconds* of it are."""
+    rig.wait_received(int(seconds * RATE))
+
+
+@pytest.mark.requirement("F20", "F21", "F15")
+def test_a_record_left_out_is_exactly_one_gap_and_disorder_corrections_and_new_fields_are_none(
+    make_rig: MakeRig,
+) -> None:
+    dropped, swapped, corrected, plain = symbols(0, 4)
+    wide = symbols(1, 3)
+    rig = make_rig(accounts={"a": "kis", "b": "kis"}, feeds=[Feed(["a"], symbols(0, 4)), Feed(["b"], wide)])
+    rig.start(
+        rate=RATE,
+        faults=(
+            f"drop:{dropped}:12", f"reorder:{swapped}:9", f"correct:{corrected}:11", "new_field:3@key-b",
+            "bad_utf8:15@key-b",
+        ),
+    )  # fmt: skip
+    run_for(rig, 4.5)
+
+    _, totals = rig.finish()
+
+    # each record that was left out, and that something followed: one gap with its size around the moment of it
+    left_out = rig.query(
+        """
+        SELECT j.size, (
+            SELECT count(*) FROM feed_gaps g
+            WHERE g.symbol = j.symbol AND g.kind = 'trade' AND g.missing = j.size
+              AND to_timestamp(j.sent_ns / 1e9) BETWEEN g.started - interval '1 ms' AND g.ended
+        ) FROM journal j
+        WHERE j.fate = 'dropped' AND j.kind = 'trade' AND j.symbol = %s
+          AND j.key < (SELECT max(key) FROM journal WHERE symbol = j.symbol AND kind = 'trade' AND fate = 'sent')
+        """,
+        dropped,
+    )
+    assert len(left_out) > 20
+    assert {gaps for _, gaps in left_out} == {1}
+    told = rig.gaps([dropped])
+    assert len(told) == len(left_out)
+    assert sum(missing for *_, missing in told) == sum(size for size, _ in left_out)
+    assert rig.gaps([swapped, corrected, plain, *wide]) == []
+    late = dict(rig.query("SELECT symbol, count(*) FROM market_ticks WHERE flags & 8 <> 0 GROUP BY symbol"))
+    assert late[swapped] > 20
+    assert set(late) <= {swapped, corrected}
+    assert totals["fates"]["dropped"] >= len(left_out)
+    assert rig.total("records_quarantined") == 0
+
+
+@pytest.mark.requirement("F14", "F17", "F20")
+def test_packed_frames_wrong_counts_cut_records_garbage_and_a_new_session_leave_every_whole_record(
+    make_rig: MakeRig,
+) -> None:
+    sound, damaged = symbols(0, 5), symbols(1, 5)
+    rig = make_rig(accounts={"a": "kis", "b": "kis"}, feeds=[Feed(["a"], sound), Feed(["b"], damaged)])
+    rig.start(
+        rate=RATE,
+        faults=("pack:19", "roll:4", "wrong_count:7@key-b", "truncate:11@key-b", "garbage:20@key-a"),
+    )
+    run_for(rig, 2.0)
+    rig.inject("big_frame@key-a")
+    run_for(rig, 3.0)
+    wait_for(lambda: any(event["event"] == "roll" for event in rig.happened()), "the new session")
+    run_for(rig, 1.0)
+
+    _, totals = rig.finish()
+
+    assert rig.gaps(sound) == []
+    (stored, in_all) = rig.query(
+        """
+        SELECT count(t.symbol), count(*) FROM journal j LEFT JOIN market_ticks t
+        ON t.symbol = j.symbol AND t.cum_volume::bigint = j.key WHERE j.fate = 'damaged' AND j.kind = 'trade'
+        """
+    )[0]
+    (books_stored, books) = rig.query(
+        """
+        SELECT count(t.symbol), count(*) FROM journal j LEFT JOIN market_orderbook t
+        ON t.symbol = j.symbol AND t.ask_vol10::bigint = j.key WHERE j.fate = 'damaged' AND j.kind = 'orderbook'
+        """
+    )[0]
+    print("DAMAGED", stored, in_all, books_stored, books, totals["garbage"], rig.total("records_quarantined"))
+    reasons = dict(rig.query("SELECT reason, count(*) FROM quarantine GROUP BY reason"))
+    print(reasons)
+    assert sum(reasons.values()) > 0
+
+
+@pytest.mark.requirement("F22")
+def test_of_two_sessions_with_the_same_streams_either_may_lag_stall_and_end(make_rig: MakeRig) -> None:
+    rig = make_rig(
+        accounts={"a": "kis", "b": "kis"},
+        feeds=[Feed(["a", "b"], symbols(0, 6), redundancy="ab")],
+        workers=2,
+    )
+    rig.start(rate=RATE, faults=("market_goes_on", "jitter:150:200@key-b"))
+    run_for(rig, 1.0)
+    rig.inject("stall@key-a")
+    run_for(rig, 1.0)
+    for fault in ("close@key-a", "close@key-b", "abort@key-a", "close@key-b"):
+        lost = rig.total("connections_lost")
+        rig.inject(fault)
+        wait_for(lambda: rig.total("connections_lost") > lost, "the end of a session")  # noqa: B023
+        wait_for(lambda: rig.total("subscriptions_confirmed") == 24, f"both sessions: {rig.tail()}")
+        run_for(rig, 0.6)
+
+    verdict, totals = rig.finish()
+
+    assert verdict.in_gaps == 0
+    assert rig.unheard_outside_gaps() == (0, 0)
+    assert rig.gaps(symbols(0, 6)) == []
+    assert rig.total("duplicates_dropped") > verdict.sent / 3
+    assert totals["fates"]["sent"] == verdict.stored
+    # within a stream, what the venue numbers comes in the order of the numbers, except what is marked as late
+    disorder = rig.query(
+        """
+        SELECT count(*) FROM (
+            SELECT key, max(key) OVER (PARTITION BY kind, symbol ORDER BY source, seq) AS top, is_late FROM (
+                SELECT 'trade' AS kind, symbol, source, seq, cum_volume AS key, flags & 8 <> 0 AS is_late
+                FROM market_ticks
+            ) rows
+        ) ordered WHERE key < top AND NOT is_late
+        """
+    )
+    assert disorder == [(0,)]
+
+
+@pytest.mark.requirement("F01", "F02", "F03", "F11", "F19", "DUAL-ISO-01")
+def test_sessions_that_end_in_every_way_account_for_what_they_did_not_hear_and_disturb_no_other(
+    make_rig: MakeRig,
+) -> None:
+    names = ["closed", "reset", "half", "expired", "again", "calm"]
+    of = {name: symbols(number, 3) for number, name in enumerate(names)}
+    kinds = {name: ("trade",) if name == "again" else ("trade", "orderbook") for name in names}
+    rig = make_rig(
+        accounts=dict.fromkeys(names, "kis"),
+        feeds=[Feed([name], of[name], kinds=kinds[name]) for name in names],
+        workers=2,
+        link_timeout_s=2.0,
+    )
+    rig.start(
+        rate=RATE,
+        # a fault that concerns no symbol makes the venue look at each record, so that it trades on without a listener
+        faults=("market_goes_on", "replay:40@key-again", "drop:NONE:9@key-half"),
+        extra=("--pingpong-interval", "0.5"),
+    )
+    run_for(rig, 1.0)
+    issued = rig.total("account_keys_fetched")
+    for fault in ("half_open@key-half", "expire_keys@key-expired"):
+        rig.inject(fault)
+    began_ns = time.time_ns()
+    for fault in ("close@key-closed", "abort@key-reset", "close@key-expired", "close@key-again"):
+        rig.inject(fault)
+    wait_for(lambda: rig.total("connections_lost") >= 6, f"all ends: {rig.tail()}")
+    wait_for(lambda: rig.total("subscriptions_confirmed") == rig.wanted, f"all to be back: {rig.tail()}")
+    run_for(rig, 1.0)
+
+    verdict, totals = rig.finish()
+
+    unheard, outside = rig.unheard_outside_gaps()
+    assert unheard > 0
+    assert outside == 0
+    assert rig.gaps(of["calm"]) == []
+    for name in ("closed", "reset", "half", "expired", "again"):
+        told = {(symbol, kind) for symbol, kind, reason, _ in rig.gaps(of[name]) if reason == "connection lost"}
+        assert told == {(symbol, kind) for symbol in of[name] for kind in kinds[name]}, name
+    connects = Counter(event["event"] for event in rig.happened(after_ns=began_ns))["connect"]
+    assert connects == 6, "one for each session that ended, one more for the key"
+    assert totals["approvals"]["issued"] == rig.total("account_keys_fetched") == issued + 1
+    assert totals["duplicates"] == rig.total("duplicates_dropped") > 0
+    assert rig.query("SELECT count(*) FROM quarantine") == [(0,)]
+    back = [event for event in rig.requests(after_ns=began_ns) if event["msg_cd"] in ("OPSP0000", "OPSP0002")]
+    of_closed = [event["time_ns"] for event in back if event["tr_key"] in of["closed"]]
+    assert max(of_closed) - began_ns < 3e9
+    assert verdict.sent > 0
+
+
+@pytest.mark.requirement("F08", "F06", "F07", "F09", "F10", "F12")
+def test_limits_held_slots_lost_replies_and_a_venue_that_kicks(make_rig: MakeRig) -> None:
+    many, few, held, quiet = symbols(0, 6), symbols(1, 2), symbols(2, 2), symbols(3, 2)
+    rig = make_rig(
+        accounts={"small": "kis", "large": "kis", "held": "kis", "quiet": "kis", "kicked": "kis"},
+        feeds=[
+            Feed(["small", "large"], many),
+            Feed(["held"], held),
+            Feed(["quiet"], quiet),
+            Feed(["kicked"], few),
+        ],
+        workers=2,
+        connects_per_10min=5,
+        connects_per_10min_address=200,
+    )
+    rig.start(
+        rate=RATE,
+        faults=(
+            "limit:5@key-small", "kick:600@key-kicked", "slot_held:2@key-held", f"no_ack:{quiet[0]}:1",
+            f"lost_ack:{quiet[1]}:1", "late_ack:0.4@key-quiet", "throttle_approval:1@key-quiet",
+        ),
+        start_after=12 + 4 + 4,
+    )  # fmt: skip
+    wait_for(lambda: rig.total("subscriptions_confirmed") >= 20, f"all that can be had: {rig.tail()}")
+    run_for(rig, 1.0)
+    rig.inject("abort@key-held")
+    wait_for(lambda: any(e["msg_cd"] == "OPSP8996" for e in rig.requests()), "the slot to be held")
+    wait_for(lambda: rig.total("subscriptions_confirmed") >= 20, f"the slot: {rig.tail()}")
+    run_for(rig, 1.0)
+    assert rig.stop_daemon() == 0
+    asked = rig.requests()
+    replies = Counter(event["msg_cd"] for event in asked)
+    print("REPLIES", replies)
+    restarted_ns = time.time_ns()
+    rig.start_daemon()
+    wait_for(lambda: rig.total("subscriptions_confirmed") >= 20, f"after the restart: {rig.tail()}")
+    run_for(rig, 0.7)
+
+    _, totals = rig.finish()
+
+    # learned, kept, moved
+    assert replies["OPSP0008"] >= 1
+    assert [e for e in rig.requests(after_ns=restarted_ns) if e["msg_cd"] == "OPSP0008"] == []
+    # a request that was ignored is repeated, one whose reply was lost is found to be in force
+    again = Counter(event["msg_cd"] for event in asked if event["tr_key"] == quiet[0])
+    assert again["ignored"] == 1
+    assert again["OPSP0000"] >= 2  # the two kinds
+    assert [e["msg_cd"] for e in asked if e["tr_key"] == quiet[1]].count("OPSP0002") <= 1
+    assert replies["OPSP8996"] <= 4
+    assert totals["approvals"]["throttled"] == 1
+    # five attempts in each life of the daemon
+    assert 0 < totals["kicked"] <= 10
+    assert {"connect_withheld", "slot_held", "session_full"} <= rig.alerts()
+
+
+@pytest.mark.requirement("F63", "F62")
+def test_a_reload_touches_the_changed_symbols_and_nothing_else(make_rig: MakeRig) -> None:
+    first, second = symbols(0, 8), symbols(1, 4)
+    rig = make_rig(accounts={"a": "kis", "b": "kis"}, feeds=[Feed(["a"], first[:4]), Feed(["b"], second)], workers=2)
+    rig.start(rate=RATE)
+    run_for(rig, 0.5)
+
+    def counted(after_ns: int) -> Counter[tuple[str, str]]:
+        return Counter((event["event"], event["tr_key"]) for event in rig.requests(after_ns=after_ns))
+
+    for kept, added, removed in ((first[:2], first[4:], first[2:4]), (first[4:], first[2:4], first[:2])):
+        began_ns = time.time_ns()
+        rig.reload([Feed(["a"], [*kept, *added] if added == first[4:] else [*first[2:]]), Feed(["b"], second)])
+        wanted = Counter({("subscribe", s): 2 for s in added} | {("unsubscribe", s): 2 for s in removed})
+        wait_for(lambda: counted(began_ns) == wanted, f"the changes: {rig.tail()}", 10.0)  # noqa: B023
+        run_for(rig, 0.5)
+    good = rig.config_path.read_text()
+    began_ns = time.time_ns()
+    rig.reload_text(good.replace('market = "kr"', 'market = "mars"', 1))
+    run_for(rig, 0.5)
+    rig.config_path.write_text(good)
+    assert counted(began_ns) == Counter()
+    assert rig.total("connections_opened") == 2
+    assert rig.total("connections_lost") == 0
+
+    rig.finish()
+
+    assert rig.gaps([*first[4:], *second]) == []
+
+
+@pytest.mark.requirement("TS-CON-01", "F16", "F13")
+def test_korean_american_and_crypto_markets_of_three_venues_side_by_side_lose_and_double_nothing(
+    make_rig: MakeRig,
+) -> None:
+    rig = make_rig(
+        accounts={"kis": "kis", "kis2": "kis", "kiwoom": "kiwoom", "upbit": "upbit"},
+        feeds=[
+            Feed(["kis"], symbols(0, 4)),
+            Feed(["kis2"], ["DNASAAPL", "DNYSBA", "DAMSSPY"], market="us"),
+            Feed(["kiwoom"], symbols(2, 4)),
+            Feed(["upbit"], ["KRW-BTC", "KRW-ETH", "KRW-XRP"], market="crypto"),
+        ],
+        workers=2,
+    )
+    rig.start(
+        rate=RATE,
+        extra=("--venues", "kis=0.5,kiwoom,upbit", "--fragment", "0.05", "--pingpong-interval", "0.3"),
+    )
+    run_for(rig, 4.0)
+
+    verdict, totals = rig.finish()
+
+    found = dict(
+        rig.query("SELECT venue || ' ' || market, count(*) FROM market_ticks GROUP BY 1")
+    )
+    assert set(found) == {"kis kr", "kis us", "kiwoom kr", "upbit crypto"}
+    assert verdict.stored == verdict.sent == totals["sent"]["total"]
+    assert rig.query("SELECT count(*) FROM feed_gaps") == [(0,)]
+    assert rig.query("SELECT count(*) FROM quarantine") == [(0,)]
+    beats = totals["venues"]["kis"]["pingpong"]
+    print("BEATS", json.dumps(beats))
+    assert beats["timeouts"] == 0
+
+
