@@ -85,7 +85,7 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     MIN_CAPACITY = 1 << 20
     CLAIM_AHEAD = 1 << 16        # the producer announces what it will overwrite in steps of 64 KiB
-    RESIDENT_WINDOW = 4 << 20    # pages further behind than this are given back: RSS stays flat, the file keeps them
+    RESIDENT_WINDOW = 1 << 20    # pages further behind than this are given back: RSS stays flat, the file keeps them
     FIRST_COPY = 1 << 18         # a lossy reader copies windows of 256 KiB, fewer bytes than an L2 cache
     MAX_QUARANTINE = 1 << 20     # longer frames are kept up to here and marked as truncated
     PAGE = 4096

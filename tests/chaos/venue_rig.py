@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import psycopg
-import redis
 
 from daemon.embedded import EmbeddedPostgres, EmbeddedRedis
 from daemon.simulator.journal import events_path
@@ -67,6 +67,7 @@ class VenueRig(Rig):
         self.feeds = list(feeds)
         self.ingest = {**QUICK, **ingest}
         self.address: dict[str, Any] = {}
+        self.ended_ns = 0  # when the venue began to close everything
 
     def _config(self, address: dict[str, Any]) -> str:
         self.address = address
@@ -137,6 +138,7 @@ class VenueRig(Rig):
 
     def finish(self) -> tuple[Verdict, dict[str, Any]]:
         """End offer and daemon; put the books side by side. Return the verdict and the simulator's totals."""
+        self.ended_ns = time.time_ns()
         totals = self.stop_simulator()
         assert self.stop_daemon() == 0, self.tail()
         verdict = self.compare()
@@ -148,20 +150,16 @@ class VenueRig(Rig):
         with self._with_journal() as connection:
             return connection.execute(cast(Any, text), parameters).fetchall()
 
-    def gaps(self, symbols: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return (symbol, kind, reason, missing) of all gaps of *symbols*."""
+    def gaps(self, symbols: Sequence[str] = ()) -> list[tuple[Any, ...]]:
+        """Return (symbol, kind, reason, missing) of the gaps of *symbols* (none: of all), but for the venue's end."""
         with psycopg.connect(self.postgres.dsn) as connection:
             return connection.execute(
-                "SELECT symbol, kind, reason, missing FROM feed_gaps WHERE symbol = ANY(%s) ORDER BY started",
-                (list(symbols),),
+                "SELECT symbol, kind, reason, missing FROM feed_gaps WHERE (symbol = ANY(%s) OR %s)"
+                " AND NOT (reason = 'connection lost' AND ended > to_timestamp(%s)) ORDER BY started",
+                (list(symbols), not symbols, self.ended_ns / 1e9),
             ).fetchall()
 
     def alerts(self) -> set[str]:
         """Return the codes of the alerts that the daemon logged."""
         return {event["code"] for event in self.events("alert")}
 
-
-def flush(url: str) -> None:
-    """Empty a Redis database."""
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
