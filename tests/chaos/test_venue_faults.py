@@ -231,7 +231,7 @@ def test_limits_held_slots_lost_replies_and_a_venue_that_kicks(make_rig: MakeRig
     wait_for(lambda: rig.total("subscriptions_confirmed") >= 20, f"all that can be had: {rig.tail()}")
     run_for(rig, 1.0)
     rig.inject("abort@key-held")
-    wait_for(lambda: any(e["msg_cd"] == "OPSP8996" for e in rig.requests()), "the slot to be held")
+    wait_for(lambda: any(e["msg_cd"] == "OPSP8996" for e in rig.requests()), f"the slot to be held: {rig.tail()}", 10.0)
     wait_for(lambda: rig.total("subscriptions_confirmed") >= 20, f"the slot: {rig.tail()}")
     run_for(rig, 1.0)
     assert rig.stop_daemon() == 0
