@@ -10,7 +10,7 @@ def test_scratch(tmp_path, postgres_dsn, redis_url):
             t = time.monotonic()
             rig.inject("abort@key-a")
             try:
-                wait_for(lambda: rig.total("connections_lost") > lost, "lost", 4.0)
+                wait_for(lambda: rig.total("connections_lost") > lost, "lost", 2.0)
             except AssertionError:
                 print("NOT NOTICED", i)
                 pid = rig.pids("worker")[0]
@@ -19,11 +19,11 @@ def test_scratch(tmp_path, postgres_dsn, redis_url):
                 for fd in os.listdir(f"/proc/{pid}/fd"):
                     try: print(fd, os.readlink(f"/proc/{pid}/fd/{fd}"))
                     except OSError: pass
-                print(open(f"/proc/{pid}/net/tcp").read())
+                print("" )
                 for p in (pid, rig.simulator.pid):
                     import glob
                     for f in glob.glob(f"/proc/{p}/fdinfo/*"):
-                        s = open(f).read()
+                        s = __import__("pathlib").Path(f).read_text()
                         if "tfd" in s: print(p, f, s)
                 print(rig.tail(10)); print(sorted(os.listdir(rig.directory)))
                 raise
