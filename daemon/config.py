@@ -135,6 +135,7 @@ class Account(_Section, frozen=True):
     app_secret: Secret = ""
     ws_url: str = ""  # empty: the venue's own
     rest_url: str = ""
+    layouts: tuple[str, ...] = ()  # where documents of the venue disagree: its names of the other reading
     max_subscriptions: Annotated[int, Meta(ge=0)] = 0  # 0: what the venue documents for one session
 
 

@@ -35,7 +35,7 @@ BLOCK_BYTES = SISE_COUNTERS_BLOCK_BYTES
 COUNTERS = (
     ("frames_received", "frames", "data and control frames read from sockets"),
     ("bytes_received", "bytes", "payload of those frames"),
-    ("records_received", "records", "trades and order books appended to the ring"),
+    ("records_received", "records", "trades, order books and events appended to the ring"),
     ("records_quarantined", "records", "frames or records that could not be parsed, kept raw in the ring"),
     ("control_frames", "frames", "frames handed to the control router"),
     ("ring_full_waits", "events", "times the worker had to stop reading because the ring was full"),

@@ -87,12 +87,12 @@ class Registrar:
 
     # -- what the session calls ------------------------------------------------------------------------------------
 
-    def set_planned(self, planned: PlannedConnection) -> None:
-        """Collect what *planned* says from now on; what it has in common with the plan before is not touched."""
+    def set_planned(self, planned: PlannedConnection, limit: int) -> None:
+        """Collect what *planned* says from now on, on a session that takes *limit*; what it has in common with the plan before is not touched."""
         streams = {registration_of(s): stream_of(self._venue.name, s) for s in planned.subscriptions}
         dropped = [stream for registration, stream in self._streams.items() if registration not in streams]
         self._streams = {**self._streams, **streams}  # what is being given up still has its stream
-        self._subscriptions.set_desired(streams, self._around.clock())
+        self._subscriptions.set_desired(streams, self._around.clock(), limit)
         if self._venue.replaces_all:
             self._drop(dropped)
         self._forget_gone()

@@ -20,6 +20,7 @@ class RequestQueue:
     def __init__(self, entries: Mapping[Registration, Entry], habits: Habits) -> None:
         self._entries = entries
         self._habits = habits
+        self.limit = habits.limit  # registrations that the session takes, 0: not known; a new setting may change it
         self._parts: list[Batch] = []
 
     def batches(self, now: float) -> Iterator[tuple[bool, Batch]]:
@@ -47,9 +48,9 @@ class RequestQueue:
 
     def room(self) -> int:
         """Return how many more registrations the session takes."""
-        if not self._habits.limit:
+        if not self.limit:
             return len(self._entries)
-        return self._habits.limit - sum(entry.state in LIVE_STATES for entry in self._entries.values())
+        return self.limit - sum(entry.state in LIVE_STATES for entry in self._entries.values())
 
     def _waiting(self, state: State, now: float, *, is_wanted: bool = True) -> tuple[Registration, ...]:
         """Return those of *state* that have waited longest, as many as fit one request."""

@@ -130,7 +130,7 @@ class Session:
     def set_planned(self, planned: PlannedConnection, account: Account) -> None:
         """Collect what *planned* says; *account* is used from the next key or connection on."""
         self._account = account
-        self.registrar.set_planned(planned)
+        self.registrar.set_planned(planned, account.max_subscriptions or self._venue.default_max_subscriptions)
         if self._parser is not None:
             self._parser.is_redundant = self._around.is_redundant(self.registrar.streams())
         self._around.wake_timer()

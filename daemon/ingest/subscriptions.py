@@ -68,9 +68,10 @@ class Subscriptions:
 
     # -- what is wanted --------------------------------------------------------------------------------------------
 
-    def set_desired(self, registrations: Iterable[Registration], now: float) -> None:
-        """Want exactly *registrations* from now on; what is wanted already is not touched."""
+    def set_desired(self, registrations: Iterable[Registration], now: float, limit: int | None = None) -> None:
+        """Want exactly *registrations* from now on, *limit* at most; what is wanted already is not touched."""
         self._is_stale = True
+        self._queue.limit = self._queue.limit if limit is None else limit
         wanted = dict.fromkeys(registrations)
         for registration, entry in list(self._entries.items()):
             if registration not in wanted and entry.is_wanted:

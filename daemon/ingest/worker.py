@@ -239,6 +239,8 @@ class Worker:
         taken = {session.number for session in self.sessions}
         number = next(number for number in range(len(taken) + 1) if number not in taken)
         account, venue = self._accounts[planned.account], self._outside.venues(planned.venue)
+        if account.layouts:
+            venue.use_layouts(account.layouts)
         return Session(
             number,
             planned,

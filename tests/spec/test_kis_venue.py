@@ -397,7 +397,20 @@ def test_the_registry_makes_the_venue_and_its_parser() -> None:
     assert venue_named("kis") is not venue
     parser = venue.make_parser("kr", 3)
     assert isinstance(parser, KisParser)
-    assert (parser.connection, parser.market, parser.hands_over_encrypted) == (3, 0, True)
+    assert (parser.connection, parser.market, parser.hands_over_encrypted) == (3, 0, False)
+    venue.on_session_start()
+    session_parser = venue.make_parser("kr", 3)
+    assert isinstance(session_parser, KisParser)
+    assert session_parser.hands_over_encrypted
+
+
+def test_other_layouts_are_chosen_by_the_account_and_an_unknown_one_is_named() -> None:
+    venue = KisVenue()
+    venue.use_layouts(("H0UPANC0:wide",))
+    venue.make_parser("kr", 0)
+
+    with pytest.raises(ConfigError, match="H0UPANC0:narrowest"):
+        KisVenue().use_layouts(("H0UPANC0:narrowest",))
 
 
 def test_layouts_that_the_operator_chose_reach_the_parser() -> None:

@@ -886,3 +886,18 @@ def test_a_deadline_is_never_in_the_past_when_there_is_nothing_to_do() -> None:
             if fate.random() < 0.1:
                 subject.on_silent(fate.choice((A, B, C)), now, "silent")
             now = max(now, deadline or now + 1.0) if fate.random() < 0.8 else now + 0.03
+
+
+@pytest.mark.requirement("F63")
+def test_a_raised_limit_lets_in_what_waited_for_room() -> None:
+    subject = Subscriptions((A, B), interval_s=0.1, timeout_s=5.0, attempts=3, habits=Habits(limit=2))
+    subject.on_ready(0.0)
+    for now in (0.0, 0.1):
+        for action in subject.due(now):
+            assert isinstance(action, Send)
+            subject.on_confirmed(action.registrations[0])
+
+    subject.set_desired((A, B, C), 1.0)
+    assert subject.due(1.0) == []
+    subject.set_desired((A, B, C), 2.0, limit=3)
+    assert subject.due(2.0) == [Send((C,), 1)]

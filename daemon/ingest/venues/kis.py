@@ -285,6 +285,7 @@ class KisVenue:
 
     def __init__(self, layouts: Sequence[str] = ()) -> None:
         self._layouts = tuple(layouts)
+        self._is_session = False
         self._ciphers: dict[str, Cipher] = {}  # by TR
 
     def websocket_url(self, account: Account) -> str:
@@ -318,9 +319,19 @@ class KisVenue:
         """Return the key, of overseas stocks the ticker in it."""
         return registration.key[PREFIX_LENGTH:] if registration.channel in PREFIXED_TRS else registration.key
 
+    def use_layouts(self, layouts: Sequence[str]) -> None:
+        """Take alternatives "TR:NAME" of native_pipeline/kis_layouts.toml, where sources disagree."""
+        before, self._layouts = self._layouts, tuple(layouts)
+        try:
+            self.make_parser(self.decode_market, 0)
+        except ValueError as exc:
+            self._layouts = before
+            raise ConfigError(f"accounts.layouts: {exc}") from exc
+
     def on_session_start(self) -> None:
-        """Forget the keys of encrypted notices."""
+        """Forget the keys of encrypted notices; from now on there may be some."""
         self._ciphers.clear()
+        self._is_session = True
 
     def encode_login(self, key: str) -> bytes:
         """Raise NotImplementedError: the approval key travels in each request, there is no login."""
@@ -414,7 +425,10 @@ class KisVenue:
         from native_pipeline.parse_kis import KisParser  # noqa: PLC0415 - planning must work without native modules
 
         return KisParser(
-            venue=VENUE_IDS[self.name], connection=connection, hands_over_encrypted=True, layouts=self._layouts
+            venue=VENUE_IDS[self.name],
+            connection=connection,
+            hands_over_encrypted=self._is_session,  # outside of one there is no key: quarantined as what it is
+            layouts=self._layouts,
         )
 
 

@@ -202,6 +202,10 @@ class KiwoomVenue:
                 return registration.key.removesuffix(suffix)
         return registration.key
 
+    def use_layouts(self, layouts: Sequence[str]) -> None:
+        """There is one layout only."""
+        raise ConfigError(f"accounts.layouts: {self.name} has no other layouts, found {', '.join(layouts)}")
+
     def on_session_start(self) -> None:
         """There is nothing to forget."""
 

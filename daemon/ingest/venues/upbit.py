@@ -129,6 +129,10 @@ class UpbitVenue:
         """Return the code without its depth."""
         return registration.key.removesuffix(BOOK_UNIT)
 
+    def use_layouts(self, layouts: Sequence[str]) -> None:
+        """There is one layout only."""
+        raise ConfigError(f"accounts.layouts: {self.name} has no other layouts, found {', '.join(layouts)}")
+
     def on_session_start(self) -> None:
         """From here on frames are live, which makes a difference to snapshots of trades."""
         self._is_session = True

@@ -169,6 +169,9 @@ class Venue(Protocol):
     def record_symbol(self, registration: Registration) -> str:
         """Return the symbol that the records of *registration* carry."""
 
+    def use_layouts(self, layouts: Sequence[str]) -> None:
+        """Read some frames by another documented layout, named by the venue. Raises ConfigError if it has none such."""
+
     def on_session_start(self) -> None:
         """Forget the session before."""
 
