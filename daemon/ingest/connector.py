@@ -56,6 +56,9 @@ class NetworkConnector:
                 enable_auto_ping=False,
                 enable_auto_pong=False,  # the frame listener answers pings: it needs to see every frame of a read
                 max_frame_size=self._max_frame_bytes,
+                # The event loop's own transport. That of aiofastnet waits with add_reader, and libuv stops polling such
+                # a socket without a word when it is reset: of resets by the venue a third went unnoticed (measured).
+                use_aiofastnet=False,
             )
         )
         try:

@@ -130,6 +130,17 @@ class VenueRig(Rig):
         """Return the venue's account of the requests it got: event, session, tr_id, tr_key, msg_cd."""
         return [event for event in self.happened(after_ns=after_ns) if "tr_key" in event]
 
+    def wait_registered(self, count: int, *, after_ns: int, symbols: Sequence[str] = ()) -> None:
+        """Wait until the venue has accepted *count* registrations since then (of *symbols*; none: of any)."""
+
+        def accepted() -> int:
+            return sum(
+                event["msg_cd"] == "OPSP0000" and (not symbols or event["tr_key"] in symbols)
+                for event in self.requests(after_ns=after_ns)
+            )
+
+        wait_for(lambda: accepted() >= count, f"{count} registrations: {self.tail()}", 20.0)
+
     def happened(self, *, after_ns: int = 0) -> list[dict[str, Any]]:
         """Return all that the venue noted of its sessions."""
         lines = events_path(self.journal).read_bytes().splitlines(keepends=True)
@@ -145,10 +156,10 @@ class VenueRig(Rig):
         assert verdict.is_exact, f"{verdict}\n{self.tail()}"
         return verdict, totals
 
-    def query(self, text: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def query(self, text: str, *parameters: Any, **named: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query that may read the journal as a table of its own."""
         with self._with_journal() as connection:
-            return connection.execute(cast(Any, text), parameters).fetchall()
+            return connection.execute(cast(Any, text), named or parameters).fetchall()
 
     def gaps(self, symbols: Sequence[str] = ()) -> list[tuple[Any, ...]]:
         """Return (symbol, kind, reason, missing) of the gaps of *symbols* (none: of all), but for the venue's end."""
@@ -162,4 +173,3 @@ class VenueRig(Rig):
     def alerts(self) -> set[str]:
         """Return the codes of the alerts that the daemon logged."""
         return {event["code"] for event in self.events("alert")}
-

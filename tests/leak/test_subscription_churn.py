@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import threading
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -23,15 +24,13 @@ import memray
 import msgspec
 import pytest
 import structlog
-from picows import WSListener, WSMsgType, WSTransport, ws_create_server
+from picows import WSMsgType, WSTransport
 
-from daemon.config import Config, Ingest
-from daemon.ingest.connection import State
-from daemon.ingest.subscription_states import SubscriptionStatistics
+from daemon.config import Config
+from daemon.ingest.session import Session
 from daemon.ingest.worker import Worker
-from daemon.shard_plan import WorkerPlan
-from native_pipeline.ring import GatingReader
-from tests.integration.invented_venue import InventedVenue, Server
+from daemon.shard_plan import PlannedConnection, WorkerPlan
+from tests.integration.invented_venue import InventedVenue, Server, trade
 from tests.integration.test_sessions import Running, planned, settings, working
 from tests.integration.test_worker import QUICK, Bench, bench, on_uvloop, wait_until
 
@@ -49,15 +48,19 @@ WARM_UP_CYCLES = 300
 QUICK_CYCLES = 1_000
 LONG_CYCLES = 10_000
 MOST_BYTES = 1_000_000  # whatever the number of cycles: LEAK-01
-# What a cycle may leave on average. In a quick run the 1 MB are ten times as much for each cycle as in a long one.
-MOST_BYTES_PER_CYCLE = MOST_BYTES // LONG_CYCLES
+# In a quick run 1 MB would be much for each cycle. What is wanted at the end is new since the warm-up: measured 50 to
+# 110 kB, the same for any number of cycles. A cycle itself leaves nothing; one forgotten name would be 150 bytes.
+MOST_STANDING_BYTES = 120_000
+MOST_BYTES_PER_CYCLE = 30
 TRADED = "005930"
+SESSION_ROUNDS = 6
+MOST_BYTES_OF_SESSION = 2_000  # a session is 20 kB and more; measured 1,300: tables that were larger once
 
 
 class Batches(InventedVenue):
     """Answers a request as a whole, without saying which."""
 
-    max_batch = 8
+    max_batch = 20
 
 
 class States(InventedVenue):
@@ -112,7 +115,7 @@ class Fickle(Server):
         reply = msgspec.json.encode({"is": do, "key": keys[0]} if self.names_keys else {"is": do})
         if fate == "answered":
             transport.send(WSMsgType.TEXT, reply)
-            self.trade(TRADED)
+            transport.send(WSMsgType.TEXT, trade(TRADED))
         elif fate == "late":
             self.late += 1
             asyncio.get_running_loop().call_later(LATE_S, self.say_late, transport, reply)
@@ -129,6 +132,10 @@ def totals(worker: Worker) -> Counter[str]:
     for session in worker.sessions:
         found.update(msgspec.structs.asdict(session.statistics()))
     return found
+
+
+def is_running(name: str) -> bool:
+    return any(task.get_name() == name for task in asyncio.all_tasks())
 
 
 def under_way(worker: Worker) -> int:
@@ -164,7 +171,6 @@ async def emptied(bench: Bench) -> AsyncIterator[None]:
     """Read the ring for as long as the test lasts, and keep nothing."""
 
     async def read_on() -> None:
-        reader: GatingReader = bench.reader
         while True:
             bench.read()
             bench.records.clear()
@@ -218,14 +224,16 @@ class Churn:
         await self.rest()
 
     async def rest(self) -> None:
-        """Let the venue answer all of one last change."""
+        """Let the venue answer all of one last change; of another one if this machine was too slow for that."""
         fate, self.server.fate = self.server.fate, always
         await wait_until(lambda: under_way(self.worker) == 0 and self.server.late == 0)
-        self.left += self.names
-        self.names = list(itertools.islice(self.new_names, SLOTS))
-        del self.left[:-SLOTS]
-        await self.apply()
-        await wait_until(lambda: under_way(self.worker) == 0 and totals(self.worker)["unanswered"] == 0)
+        for _ in range(5):
+            self.left = self.names
+            self.names = list(itertools.islice(self.new_names, SLOTS))
+            await self.apply()
+            await wait_until(lambda: under_way(self.worker) == 0 and totals(self.worker)["unanswered"] == 0)
+            if totals(self.worker)["confirmed"] == SLOTS:
+                break
         self.server.fate = fate
         gc.collect()
 
@@ -235,8 +243,9 @@ def leaked(capture: Path) -> tuple[int, str]:
     with memray.FileReader(capture) as reader:
         records = sorted(reader.get_leaked_allocation_records(merge_threads=True), key=lambda r: -r.size)
     places = [
-        f"{record.size:9} bytes in {record.n_allocations}: " + " < ".join(f"{f}:{n}" for f, _, n in record.stack_trace(3))
-        for record in records[:400]
+        f"{record.size:9} bytes in {record.n_allocations}: "
+        + " < ".join(f"{f}:{n}" for f, _, n in record.stack_trace(3))
+        for record in records[:10]
     ]
     return sum(record.size for record in records), "\n".join(places)
 
@@ -297,5 +306,87 @@ def test_subscriptions_that_come_and_go_leave_no_request_and_no_memory_behind(
     churn_on()
 
     size, places = leaked(capture)
-    print(f"{venue.__name__} {cycles}: {size} bytes\n{places}")
-    assert size < min(MOST_BYTES, MOST_BYTES_PER_CYCLE * cycles), f"{size} {places}"
+    assert size < min(MOST_BYTES, MOST_STANDING_BYTES + MOST_BYTES_PER_CYCLE * cycles), f"{size} bytes:\n{places}"
+
+
+@pytest.mark.requirement("LEAK-01", "F62")
+@pytest.mark.timeout(600)
+@CYCLES
+@on_uvloop
+async def test_subscriptions_that_come_and_go_leave_the_resident_memory_flat(bench: Bench, cycles: int) -> None:
+    async with churning(bench, InventedVenue) as churn:
+        before = anonymous_bytes()
+        await churn.run(cycles)
+        grown = anonymous_bytes() - before
+
+    assert grown < MOST_BYTES
+
+
+ACCOUNTS = tuple(f"account-{number}" for number in range(25))
+
+
+def thousand() -> list[PlannedConnection]:
+    """25 sessions of 40 registrations."""
+    names = (f"{number:06d}" for number in itertools.count())
+    return [planned(*itertools.islice(names, SLOTS), account=account) for account in ACCOUNTS]
+
+
+@pytest.mark.requirement("LEAK-01")
+@on_uvloop
+async def test_a_thousand_registrations_at_once_with_a_tenth_never_answered_leave_nothing_pending(bench: Bench) -> None:
+    def never_the_tenth(_do: str, keys: Sequence[str]) -> str:
+        return {0: "never", 1: "late"}.get(int(keys[0]) % 10, "answered")
+
+    async with Fickle(never_the_tenth) as server, emptied(bench):
+        async with working(bench, settings(server.url, *ACCOUNTS, ingest=HASTY), *thousand()) as running:
+            await wait_until(lambda: totals(running.worker)["confirmed"] == 900)
+            await wait_until(lambda: totals(running.worker)["failed"] == 100)
+            assert under_way(running.worker) == 0
+            assert sizes(running.worker) == nothing_but(1000)
+            await wait_until(lambda: bench.value("subscriptions_confirmed") == 900)
+            assert bench.value("subscriptions_pending") == 0
+            assert bench.value("subscriptions_failed") == 100
+
+    assert server.fates["never"] == 100 * HASTY.subscribe_attempts
+    assert bench.value("connections_lost") == 0
+
+
+@pytest.mark.requirement("LEAK-01", "LEAK-02")
+@on_uvloop
+async def test_sessions_that_come_and_go_are_forgotten(bench: Bench, tmp_path: Path) -> None:
+    capture = tmp_path / "capture.bin"
+
+    async with Fickle(often(seed=3)) as server, emptied(bench):
+        config = settings(server.url, *ACCOUNTS, ingest=HASTY)
+        async with working(bench, config) as running:
+            worker = running.worker
+
+            async def come_and_go(rounds: int) -> weakref.WeakSet[Session]:
+                seen: weakref.WeakSet[Session] = weakref.WeakSet()
+                for number in range(rounds):
+                    await worker.apply(config, WorkerPlan(0, tuple(thousand())))
+                    seen.update(worker.sessions)
+                    confirmed = (0, 1, 500)[number % 3]  # closed while connecting, while subscribing, while streaming
+                    await wait_until(lambda: totals(worker)["confirmed"] >= confirmed)  # noqa: B023
+                    await worker.apply(config, WorkerPlan(0, ()))
+                await wait_until(lambda: not server.sessions and not server.late)
+                await wait_until(lambda: asyncio.all_tasks() == tasks)
+                gc.collect()
+                return seen
+
+            await wait_until(lambda: is_running("timer") and not is_running("changes"))  # nobody sends any
+            tasks = asyncio.all_tasks()
+            await come_and_go(3)
+            with memray.Tracker(
+                capture, trace_python_allocators=True, file_format=memray.FileFormat.AGGREGATED_ALLOCATIONS
+            ):
+                seen = await come_and_go(SESSION_ROUNDS)
+
+            assert len(seen) <= 1  # the timer still holds the last one that it looked at
+            assert sizes(worker) == nothing_but(0)
+            assert worker.sessions == []
+            assert worker._feeds == {}
+            assert worker._keys == {}
+
+    size, places = leaked(capture)
+    assert size < MOST_BYTES_OF_SESSION * len(ACCOUNTS) * SESSION_ROUNDS, f"{size} bytes:\n{places}"
