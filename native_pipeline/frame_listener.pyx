@@ -122,6 +122,7 @@ cdef class FrameListener(WSListener):
     cdef readonly int64_t last_data_ns    # wall clock of the newest frame that was data
     cdef readonly uint64_t frames
     cdef readonly bint paused
+    cdef readonly bint close_received   # the venue closed in order: nothing of it is on its way any more
 
     def __init__(self, RingWriter ring not None, FrameParser parser not None, CountersBlock counters not None,
                  on_control, on_closed, *, size_t max_message_bytes=16 << 20):
@@ -161,6 +162,7 @@ cdef class FrameListener(WSListener):
         elif frame.msg_type == WSMsgType.PING:
             transport.send_pong(frame.get_payload_as_bytes())
         elif frame.msg_type == WSMsgType.CLOSE:
+            self.close_received = True
             if not transport.is_close_frame_sent:
                 transport.send_close(frame.get_close_code() or WSCloseCode.OK)  # no code: 0 must not be sent
             transport.disconnect()

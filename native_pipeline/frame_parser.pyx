@@ -6,17 +6,19 @@ Before: `frame_listener`. After: `ring`.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
-from native_pipeline.record cimport SISE_BOOK, SISE_EVENT, SISE_TRADE, sise_book, sise_event, sise_record_header
+from native_pipeline.record cimport SISE_BOOK, SISE_EVENT, sise_book, sise_event, sise_record_header, sise_trade
 from native_pipeline.ring cimport RingWriter
 
 
-# Of a book or event: what it says. Only where two sessions bring the same stream; a venue may well say the same twice.
+# Hash of what a record says, its receipt left out.
 cdef inline uint64_t _content(const char* record, uint8_t kind) noexcept nogil:
-    cdef size_t size = sizeof(sise_book) if kind == SISE_BOOK else sizeof(sise_event)
+    cdef size_t size = sizeof(sise_trade)
     cdef uint64_t hashed = 1, word
     cdef size_t at
-    if kind == SISE_EVENT:
-        size += (<const sise_event*>record).text_bytes
+    if kind == SISE_BOOK:
+        size = sizeof(sise_book)
+    elif kind == SISE_EVENT:
+        size = sizeof(sise_event) + (<const sise_event*>record).text_bytes
     for at in range(sizeof(sise_record_header), size - 7, 8):
         if at == 56 and kind == SISE_EVENT:
             continue   # its time may be that of its receipt
@@ -34,13 +36,14 @@ cdef class FrameParser:
         return PARSE_CONTROL
 
     cdef int commit_record(self, RingWriter ring, sise_record_header* record, uint64_t identity) noexcept nogil:
+        cdef uint64_t content = 0
         if self.keeps_all:
             ring.commit(<char*>record)
             self.records += 1
             return 1
-        if self.is_redundant and identity == 0 and record.kind != SISE_TRADE:
-            identity = _content(<const char*>record, record.kind)
-        if ring.commit_once(<char*>record, identity):
+        if self.is_redundant:
+            content = _content(<const char*>record, record.kind)
+        if ring.commit_once(<char*>record, identity, content):
             self.records += 1
             return 1
         self.duplicates += 1

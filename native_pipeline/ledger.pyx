@@ -118,6 +118,7 @@ cdef class Ledger:
         memcpy(key.symbol, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
         key.minute_ns = 0
         key.tag = tag_of(gap.data_kind if record.kind == SISE_GAP else record.kind, record.venue, record.market)
+        key.tag |= <uint32_t>(record.flags & 0x30) << 24   # the exchange
         entry = self._find(self.entries, self.slots, &key)
         if entry.count == 0:
             entry[0] = key

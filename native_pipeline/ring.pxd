@@ -55,8 +55,8 @@ cdef class RingWriter(RingFile):
     cdef char* reserve(self, uint32_t length) noexcept nogil
     cdef void commit(self, char* record) noexcept nogil
     # The same for market data that a parser has read, unless it had arrived before: 1, or 0 if it had and nothing was
-    # appended. identity: see FrameParser.commit_record.
-    cdef bint commit_once(self, char* record, uint64_t identity) noexcept nogil
+    # appended. identity: see FrameParser.commit_record; content: see Streams.admit.
+    cdef bint commit_once(self, char* record, uint64_t identity, uint64_t content) noexcept nogil
     cdef void _commit(self, char* record) noexcept nogil
     cdef void publish_head(self) noexcept nogil
     cdef uint64_t free_bytes(self) noexcept nogil

@@ -593,7 +593,7 @@ cdef class RingWriter(RingFile):
         self._commit(at)
         self.ledger.count(<const sise_record_header*>at)
 
-    cdef bint commit_once(self, char* at, uint64_t identity) noexcept nogil:
+    cdef bint commit_once(self, char* at, uint64_t identity, uint64_t content) noexcept nogil:
         cdef sise_record_header* record = <sise_record_header*>at
         cdef LedgerEntry* entry = self.ledger.entry_of(record)
         cdef Stream* stream
@@ -603,7 +603,7 @@ cdef class RingWriter(RingFile):
         stream = entry.stream
         if stream is NULL or stream.tag != tag_of(record):
             stream = entry.stream = self.streams_seen.find(record)
-        if stream is not NULL and not self.streams_seen.admit(stream, record, identity):
+        if stream is not NULL and not self.streams_seen.admit(stream, record, identity, content):
             return False
         self._commit(at)
         self.ledger.count_in(entry)
@@ -842,6 +842,18 @@ cdef class RingWriter(RingFile):
                 newest[key] = max(newest.get(key, 0), stream.recv_ns)
         return newest
 
+    def transits(self):
+        """Return {(symbol, data kind): (recv_ns, exchange_ns)} of the newest record of every stream seen."""
+        cdef Stream* stream
+        cdef uint64_t i
+        newest = {}
+        for i in range(self.streams_seen.slot_count):
+            stream = self.streams_seen.slots[i]
+            if stream is not NULL and stream.recv_ns:
+                key = (stream.symbol[:strnlen(stream.symbol, SISE_SYMBOL_BYTES)].decode("ascii"), stream.tag & 0xff)
+                newest[key] = max(newest.get(key, (0, 0)), (stream.recv_ns, stream.exchange_ns))
+        return newest
+
     @property
     def late_trades(self) -> int:
         """Trades that arrived behind a later one of their stream, since this producer began."""
@@ -872,6 +884,8 @@ cdef class RingWriter(RingFile):
     def last_receipts(self):
         """Return {(symbol, data kind): (recv_ns, exchange_ns)} of the newest record of each in the ring.
 
+        Of several venues or exchanges, that of the stream that fell silent first.
+
         A gap record counts as a receipt at its end: the stream was whole again. Reads everything the ring still holds.
         """
         cdef Ledger newest = Ledger()
@@ -894,7 +908,9 @@ cdef class RingWriter(RingFile):
             entry = &newest.entries[i]
             if entry.count:
                 symbol = entry.symbol[:strnlen(entry.symbol, SISE_SYMBOL_BYTES)].decode("ascii")
-                receipts[symbol, entry.tag & 0xff] = (entry.recv_ns, entry.exchange_ns)
+                key = (symbol, entry.tag & 0xff)
+                receipt = (entry.recv_ns, entry.exchange_ns)
+                receipts[key] = min(receipts.get(key, receipt), receipt)
         return receipts
 
     def _oldest(self) -> int:

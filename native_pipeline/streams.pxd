@@ -8,7 +8,8 @@ from native_pipeline.record cimport sise_record_header, sise_trade
 
 cdef enum:
     MOST_HOLES = 4096     # open in one stream; one more, and the oldest is reported at once
-    RECENT = 512          # identities of a stream's newest trades: how far back a repetition is recognised
+    RECENT = 512          # identities of a stream's newest records: how far back a repetition is recognised
+    RECENT_OF_PAIR = 8192 # the same where two sessions bring the stream: how far one may lag behind the other
 
 
 # Shares low + 1 .. high of a session are missing, between two records of the stream.
@@ -33,6 +34,8 @@ cdef struct Stream:
     int64_t cum_exchange_ns
     uint64_t top_number     # the highest of the venue's own numbers so far
     uint64_t* recent        # identities, NULL until one is needed
+    uint16_t* brought_by    # connections of the same, NULL until contents are compared
+    uint32_t recent_room    # RECENT or RECENT_OF_PAIR
     uint32_t recent_at
     Hole* open              # NULL until one is needed
 
@@ -55,9 +58,13 @@ cdef class Streams:
 
     # The stream of *record*, made if need be; NULL if there is no memory.
     cdef Stream* find(self, const sise_record_header* record) noexcept nogil
-    # Is this record new? Then it is taken into account; 0: it had arrived before. identity: see FrameParser.
-    cdef bint admit(self, Stream* stream, sise_record_header* record, uint64_t identity) noexcept nogil
-    cdef bint judge(self, Stream* stream, sise_trade* trade, uint64_t identity) noexcept nogil
+    # Is this record new? Then it is taken into account; 0: it had arrived before. identity: see FrameParser. content:
+    # hash of what the record says, 0 unless another session brings the same stream.
+    cdef bint admit(self, Stream* stream, sise_record_header* record, uint64_t identity,
+                    uint64_t content) noexcept nogil
+    cdef bint judge(self, Stream* stream, sise_trade* trade, bint of_pair) noexcept nogil
+    cdef bint is_new_number(self, Stream* stream, uint64_t number, bint of_pair) noexcept nogil
+    cdef bint is_new_content(self, Stream* stream, uint64_t content, uint16_t connection) noexcept nogil
     # Take a record that is in the ring already: a producer that takes over knows what its predecessor knew.
     cdef void observe(self, const sise_record_header* record) noexcept nogil
     # Move holes that are older than the grace to *found*.

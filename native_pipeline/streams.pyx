@@ -5,8 +5,8 @@ Venues number nothing, but a trade says how many shares the session has traded w
 `cum_volume - volume`. So a trade that continues where its stream ended proves that none is missing. One that begins
 further on leaves a *hole*: trades that the venue did not send, or that come late. A hole that nothing fills within the
 grace is a gap record with its bounds and the number of shares. A trade that arrived before (the other session of an A/B
-pair, a venue that repeats itself after a reconnect) is recognised by its identity and not appended again; nothing but
-an identical identity ever drops a trade.
+pair, a venue that repeats itself after a reconnect) is recognised by all that it says and not appended again; nothing
+but an identical one ever drops a trade.
 
 Not a hole: the first trade of a stream, another date, and a cumulative volume that goes down at a later time (a new
 session, or the venue corrects itself): the stream goes on from there.
@@ -42,34 +42,57 @@ cdef inline uint64_t _mix(uint64_t hashed, uint64_t word) noexcept nogil:
     return hashed ^ (hashed >> 29)
 
 
-# What tells a trade from every other of its stream: the venue's own number, or time, cumulative volume and price; of a
-# "trade" of no shares, which moves no cumulative volume, everything that it says.
-cdef inline uint64_t _identity(const sise_trade* trade, uint64_t identity) noexcept nogil:
-    cdef uint64_t hashed
-    if identity:
-        return _mix(0, identity)
-    hashed = _mix(_mix(_mix(1, <uint64_t>trade.exchange_ns), <uint64_t>trade.cum_volume), <uint64_t>trade.price)
-    if trade.volume == 0:
-        hashed = _mix(_mix(_mix(hashed, <uint64_t>trade.ask), <uint64_t>trade.bid), <uint64_t>trade.change_rate)
-    return hashed
+# What tells a trade from every other of its stream: all that it says. Time, cumulative volume and price would do as long
+# as the cumulative volume moves; the rest is there for a venue whose does not. Independent products, then one mix.
+cdef inline uint64_t _identity(const sise_trade* trade) noexcept nogil:
+    return _mix(1, <uint64_t>trade.exchange_ns
+                ^ <uint64_t>trade.cum_volume * <uint64_t>0xC2B2AE3D27D4EB4F
+                ^ <uint64_t>trade.price * <uint64_t>0x165667B19E3779F9
+                ^ <uint64_t>trade.volume * <uint64_t>0x27D4EB2F165667C5
+                ^ <uint64_t>trade.ask * <uint64_t>0x85EBCA77C2B2AE63
+                ^ <uint64_t>trade.bid * <uint64_t>0xFF51AFD7ED558CCD
+                ^ <uint64_t>trade.change_rate * <uint64_t>0xC4CEB9FE1A85EC53
+                ^ <uint64_t>trade.side << 56) | 1
 
 
-cdef inline bint _is_recent(const Stream* stream, uint64_t identity) noexcept nogil:
-    cdef int i
-    if stream.recent is NULL:
-        return False
-    for i in range(RECENT):
-        if stream.recent[i] == identity:
-            return True
-    return False
+# Does the trade say how far its session has come? A total that is smaller than the trade itself, or a trade of nothing,
+# says nothing.
+cdef inline bint _is_chained(const sise_trade* trade) noexcept nogil:
+    return 0 < trade.volume <= trade.cum_volume   # SISE_ABSENT is below everything
 
 
-cdef inline void _remember(Stream* stream, uint64_t identity) noexcept nogil:
-    if stream.recent is NULL:
-        stream.recent = <uint64_t*>calloc(RECENT, sizeof(uint64_t))
-        if stream.recent is NULL:
-            return
-    stream.recent[stream.recent_at & (RECENT - 1)] = identity
+cdef inline bint _make_room(Stream* stream, bint of_pair) noexcept nogil:
+    cdef uint32_t room = RECENT_OF_PAIR if of_pair else RECENT
+    cdef uint64_t* grown
+    cdef uint32_t i
+    if stream.recent_room >= room:
+        return True
+    grown = <uint64_t*>calloc(room, sizeof(uint64_t))
+    if grown is NULL:
+        return stream.recent is not NULL
+    for i in range(min(stream.recent_room, stream.recent_at)):   # the newest first, as it is searched
+        grown[(stream.recent_at - 1 - i) & (room - 1)] = stream.recent[(stream.recent_at - 1 - i)
+                                                                     & (stream.recent_room - 1)]
+    free(stream.recent)
+    stream.recent = grown
+    stream.recent_room = room
+    return True
+
+
+# Place of *identity* among the newest, -1 if it is not there; the newest are looked at first.
+cdef inline int64_t _find_recent(const Stream* stream, uint64_t identity) noexcept nogil:
+    cdef uint32_t i, place
+    for i in range(min(stream.recent_room, stream.recent_at)):
+        place = (stream.recent_at - 1 - i) & (stream.recent_room - 1)
+        if stream.recent[place] == identity:
+            return place
+    return -1
+
+
+cdef inline void _remember(Stream* stream, uint64_t identity, bint of_pair) noexcept nogil:
+    if (stream.recent_room < RECENT or of_pair) and not _make_room(stream, of_pair):
+        return
+    stream.recent[stream.recent_at & (stream.recent_room - 1)] = identity
     stream.recent_at += 1
 
 
@@ -101,6 +124,7 @@ cdef class Streams:
             for i in range(self.slot_count):
                 if self.slots[i] is not NULL:
                     free(self.slots[i].recent)
+                    free(self.slots[i].brought_by)
                     free(self.slots[i].open)
                     free(self.slots[i])
             free(self.slots)
@@ -154,46 +178,75 @@ cdef class Streams:
         self.slot_count = count
         return 0
 
-    cdef bint admit(self, Stream* stream, sise_record_header* record, uint64_t identity) noexcept nogil:
+    cdef bint admit(self, Stream* stream, sise_record_header* record, uint64_t identity,
+                    uint64_t content) noexcept nogil:
         cdef sise_trade* trade = <sise_trade*>record
-        if record.kind == SISE_TRADE and trade.cum_volume != SISE_ABSENT:
-            if (trade.cum_volume - trade.volume == stream.cum_volume and trade.volume > 0
+        cdef bint of_pair = content != 0
+        if record.kind == SISE_TRADE and identity == 0 and _is_chained(trade):
+            if (trade.cum_volume - trade.volume == stream.cum_volume
                     and trade.cum_volume_scale == stream.volume_scale and trade.volume_scale == stream.volume_scale):
                 # the next one: it cannot have been here before, because nothing has reached so far
                 _reach(stream, trade)
-                _remember(stream, _identity(trade, identity))
-            elif not self.judge(stream, trade, identity):
+                _remember(stream, _identity(trade), of_pair)
+            elif not self.judge(stream, trade, of_pair):
                 return False
         elif identity:
-            # a number above all before it is new without a look at them; they need not come in order
-            if record.kind == SISE_TRADE and identity > stream.top_number:
-                stream.top_number = identity
-                _remember(stream, _mix(0, identity))
-            else:
-                identity = _mix(0, identity)
-                if _is_recent(stream, identity):
-                    return False
-                _remember(stream, identity)
+            if not self.is_new_number(stream, identity, of_pair):
+                return False
+        elif content and not self.is_new_content(stream, content, record.connection):
+            return False
         stream.recv_ns = record.recv_ns
         stream.exchange_ns = trade.exchange_ns
         stream.records += 1
         return True
 
-    cdef bint judge(self, Stream* stream, sise_trade* trade, uint64_t identity) noexcept nogil:
+    cdef bint is_new_number(self, Stream* stream, uint64_t number, bint of_pair) noexcept nogil:
+        """A number above all before is new without a look at them; they need not come in order."""
+        cdef uint64_t identity = _mix(0, number) | 1
+        if number > stream.top_number:
+            stream.top_number = number
+        elif _find_recent(stream, identity) >= 0:
+            return False
+        _remember(stream, identity, of_pair)
+        return True
+
+    cdef bint is_new_content(self, Stream* stream, uint64_t content, uint16_t connection) noexcept nogil:
+        """Of two sessions, each says everything once: what one has said waits for the other, and is used up by it.
+
+        So a book that returns to an earlier state is new, and a session that nobody repeats loses nothing.
+        """
+        cdef uint32_t i, place
+        if stream.brought_by is NULL:
+            stream.brought_by = <uint16_t*>calloc(RECENT_OF_PAIR, sizeof(uint16_t))
+        if stream.brought_by is NULL or not _make_room(stream, True):
+            return True
+        place = stream.recent_room
+        for i in range(min(stream.recent_room, stream.recent_at)):
+            i = (stream.recent_at - 1 - i) & (stream.recent_room - 1)
+            if stream.recent[i] == content and stream.brought_by[i] != connection:
+                place = i   # the oldest of them: each repetition answers the first that still waits
+        if place < stream.recent_room:
+            stream.recent[place] = 0
+            return False
+        stream.brought_by[stream.recent_at & (stream.recent_room - 1)] = connection
+        _remember(stream, content, True)
+        return True
+
+    cdef bint judge(self, Stream* stream, sise_trade* trade, bint of_pair) noexcept nogil:
         """A trade that does not simply continue its stream."""
         cdef int64_t before = trade.cum_volume - trade.volume
         cdef Hole hole, rest
         cdef int i
-        identity = _identity(trade, identity)
-        if _is_recent(stream, identity):
+        cdef uint64_t identity = _identity(trade)
+        if _find_recent(stream, identity) >= 0:
             return False
-        _remember(stream, identity)
+        _remember(stream, identity, of_pair)
         if (stream.cum_volume == SISE_ABSENT or trade.cum_volume_scale != stream.volume_scale
                 or trade.volume_scale != trade.cum_volume_scale):
             # nothing to compare with
             _reach(stream, trade)
             return True
-        if before >= stream.cum_volume:
+        if before >= stream.cum_volume and trade.exchange_ns >= stream.cum_exchange_ns:
             if before > stream.cum_volume and _is_same_day(stream, trade):
                 hole.low, hole.high = stream.cum_volume, before
                 hole.started_ns, hole.ended_ns = stream.cum_recv_ns, trade.header.recv_ns
@@ -216,7 +269,7 @@ cdef class Streams:
                 trade.header.flags |= SISE_FLAG_LATE
                 self.late += 1
                 return True
-        if trade.cum_volume > stream.cum_volume:
+        if trade.cum_volume > stream.cum_volume and trade.exchange_ns >= stream.cum_exchange_ns:
             # the venue corrected itself: what it adds up to now counts
             _reach(stream, trade)
             return True
@@ -242,7 +295,10 @@ cdef class Streams:
             copy.header.flags &= <uint8_t>(~SISE_FLAG_LATE)
             stream = self.find(&copy.header)
             if stream is not NULL:
-                self.admit(stream, &copy.header, 0)
+                if record.flags & SISE_FLAG_LATE and stream.cum_volume == SISE_ABSENT:
+                    _remember(stream, _identity(&copy), False)   # the stream did not begin with it
+                else:
+                    self.admit(stream, &copy.header, 0, 0)
         elif record.kind == SISE_BOOK or record.kind == SISE_EVENT:
             stream = self.find(record)
             if stream is not NULL:

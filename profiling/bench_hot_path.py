@@ -137,7 +137,7 @@ async def native(url: str, ring: RingWriter, frames: int) -> int:
             ring, KisParser(venue=VENUE, market=MARKET), CountersBlock(file.name, 0), lambda _: None, closed.set
         )
         begin = time.process_time_ns()
-        transport, _ = await picows.ws_connect(lambda: listener, url, enable_auto_pong=False)
+        transport, _ = await picows.ws_connect(lambda: listener, url, enable_auto_pong=False, use_aiofastnet=False)
         while listener.frames < frames:
             await asyncio.sleep(0.002)
         elapsed = time.process_time_ns() - begin
@@ -185,7 +185,7 @@ async def python_listener(url: str, ring: RingWriter, frames: int) -> int:
     """Baseline (a)."""
     listener = PythonListener(ring)
     begin = time.process_time_ns()
-    transport, _ = await picows.ws_connect(lambda: listener, url, enable_auto_pong=False)
+    transport, _ = await picows.ws_connect(lambda: listener, url, enable_auto_pong=False, use_aiofastnet=False)
     while listener.frames < frames:
         await asyncio.sleep(0.002)
     elapsed = time.process_time_ns() - begin

@@ -22,6 +22,8 @@ class Stream(NamedTuple):
     exchange: str
     symbol: str
     kind: str
+    channel: str = ""  # two registrations may bring records of one symbol and kind: each has its own interruptions
+    key: str = ""
 
 
 class GapReason(IntEnum):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from daemon.ingest import subscription_states as subs
-from daemon.ingest.gaps import GapReason, Stream
+from daemon.ingest.gaps import MAX_TRANSIT_NS, GapReason, Stream
 from daemon.ingest.silence import Silence
 from daemon.ingest.subscription_states import Habits, State, SubscriptionStatistics
 from daemon.ingest.subscriptions import Subscriptions
@@ -39,7 +39,7 @@ def registration_of(planned: PlannedSubscription) -> Registration:
 
 def stream_of(venue: str, planned: PlannedSubscription) -> Stream:
     """Return the stream that *planned* brings."""
-    return Stream(venue, planned.market, planned.exchange, planned.symbol, planned.kind)
+    return Stream(venue, planned.market, planned.exchange, planned.symbol, planned.kind, planned.channel, planned.key)
 
 
 # What an open market is expected to send without long pauses.
@@ -161,6 +161,13 @@ class Registrar:
     def streams(self) -> Iterable[Stream]:
         """Return the streams of this session's registrations."""
         return self._streams.values()
+
+    def transit_ns(self) -> int:
+        """Return how long the newest record of this session was on its way, by the venue's clock; 0 if it cannot be."""
+        times = self._around.transits()
+        own = [times.get((stream.symbol, data_kind(stream.kind)), (0, 0)) for stream in self._streams.values()]
+        recv_ns, exchange_ns = max(own, default=(0, 0))
+        return recv_ns - exchange_ns if 0 <= recv_ns - exchange_ns <= MAX_TRANSIT_NS else 0
 
     def is_any_open(self, wall_ns: int) -> bool:
         """Return whether a market of this session's trades and books is open: other kinds may be silent for hours."""
@@ -287,8 +294,11 @@ class Registrar:
         self._around.counters.increment("limits_learned")  # behind the record: whoever sees the count finds it
 
     def _drop(self, streams: Iterable[Stream]) -> None:
-        gaps, wall_ns = self._around.gaps, self._around.wall_ns()
-        gaps.on_dropped(streams, self._number, wall_ns, GapReason.CONNECTION_LOST)
+        """Their registration is being given up or renewed: each was whole until its newest record."""
+        gaps, wall_ns, newest = self._around.gaps, self._around.wall_ns(), self._around.streams()
+        for stream in streams:
+            until_ns = newest.get((stream.symbol, data_kind(stream.kind)), wall_ns)
+            gaps.on_dropped([stream], self._number, until_ns, GapReason.CONNECTION_LOST)
 
     def _forget_gone(self) -> None:
         """Keep only the streams of what is wanted or still being given up."""

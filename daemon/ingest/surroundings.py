@@ -37,6 +37,10 @@ def _never_redundant(_streams: Iterable[Stream]) -> bool:
     return False
 
 
+def _no_transits() -> Mapping[tuple[str, int], tuple[int, int]]:
+    return {}
+
+
 def _learn_nothing(_account: str, _limit: int) -> None:
     pass
 
@@ -50,7 +54,7 @@ def _nothing_of(_ring: RingWriter) -> Mapping[tuple[str, int], int]:
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """Passed to each session. The last five may be left out: no alerts, no market hours, no view of the data."""
+    """Passed to each session. The last six may be left out: no alerts, no market hours, no view of the data."""
 
     ring: RingWriter
     counters: CountersBlock
@@ -66,6 +70,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     alerts: Alerts = NullAlerts()
     is_open: Callable[[str, str, int], bool] = _never_open  # (market, exchange, wall ns)
     streams: Callable[[], Mapping[tuple[str, int], int]] = _nothing_seen  # (symbol, data kind) -> newest receive ns
+    # (symbol, data kind) -> receipt and exchange time of the newest record
+    transits: Callable[[], Mapping[tuple[str, int], tuple[int, int]]] = _no_transits
     learn_limit: Callable[[str, int], None] = _learn_nothing  # (account, registrations that one session takes)
     is_redundant: Callable[[Iterable[Stream]], bool] = _never_redundant  # does another session bring one of these?
 

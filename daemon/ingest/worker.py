@@ -267,6 +267,7 @@ class Worker:
             alerts=outside.alerts,
             is_open=outside.is_open,
             streams=self._newest,
+            transits=self._ring.transits,
             learn_limit=outside.learn_limit,
             is_redundant=self._is_redundant,
         )

@@ -281,7 +281,7 @@ def test_limits_held_slots_lost_replies_and_a_venue_that_kicks(make_rig: MakeRig
     assert {"connect_withheld", "slot_held", "session_full"} <= rig.alerts()
 
 
-@pytest.mark.requirement("F63", "F62")
+@pytest.mark.requirement("F63")
 def test_a_reload_touches_the_changed_symbols_and_nothing_else(make_rig: MakeRig) -> None:
     first, second = symbols(0, 8), symbols(1, 4)
     rig = make_rig(accounts={"a": "kis", "b": "kis"}, feeds=[Feed(["a"], first[:4]), Feed(["b"], second)], workers=2)
@@ -311,7 +311,7 @@ def test_a_reload_touches_the_changed_symbols_and_nothing_else(make_rig: MakeRig
     assert rig.gaps([*first[4:], *second]) == []
 
 
-@pytest.mark.requirement("TS-CON-01", "F16", "F13")
+@pytest.mark.requirement("TS-CON-01", "F13")
 def test_korean_american_and_crypto_markets_of_three_venues_side_by_side_lose_and_double_nothing(
     make_rig: MakeRig,
 ) -> None:

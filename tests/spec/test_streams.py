@@ -15,6 +15,7 @@ from native_pipeline.ring import GatingReader, RingWriter
 from tests.spec.ring_support import MIB, new_ring
 
 SAMPLE = Path(__file__).parents[1] / "frames" / "kis" / "data" / "H0STCNT0_single.txt"
+BOOK_SAMPLE = SAMPLE.with_name("H0STASP0_single.txt")
 NOON = 1_795_143_600 * 10**9  # 2026-11-20 12:00 KST
 SECOND = 10**9
 VOLUME_GAP = "cumulative volume does not add up"
@@ -30,6 +31,19 @@ class Bench:
         self.parser = KisParser(venue=1, market=1)
         self.other = KisParser(venue=1, market=1, connection=1)
         self.now = NOON
+
+    def pair(self) -> None:
+        """Two sessions bring the same streams from now on."""
+        self.parser.is_redundant = self.other.is_redundant = True
+
+    def book(self, ask_size: int, *, clock: str = "120000", to: KisParser | None = None) -> None:
+        fields = BOOK_SAMPLE.read_text().split("|")[3].split("^")
+        fields[1], fields[23] = clock, str(ask_size)
+        self.now += SECOND // 1000
+        assert (to or self.parser).parse(self.ring, f"0|H0STASP0|001|{'^'.join(fields)}".encode(), self.now) == 1
+
+    def ask_sizes(self) -> list[int]:
+        return [int(r["asks"][0][1]) for r in self.records() if r["kind"] == "orderbook"]  # type: ignore[index]
 
     def send(self, cum: int, volume: int, *, clock: str = "120000", date: str = "20261120", symbol: str = "005930",
              price: int = 71200, to: KisParser | None = None) -> None:  # fmt: skip
@@ -192,6 +206,7 @@ def test_two_sessions_give_one_stream_without_doubles_and_with_only_the_holes_th
     tmp_path_factory: pytest.TempPathFactory, seed: int, lag: int, loss: float, trades_a_second: int
 ) -> None:
     bench = Bench(new_ring(tmp_path_factory.mktemp("ab"), capacity=4 * MIB))
+    bench.pair()
     rng = random.Random(seed)
     trades, cum = [], 0
     for number in range(300):
@@ -223,3 +238,87 @@ def test_the_newest_receipt_of_every_stream_is_known(bench: Bench) -> None:
     first = bench.now
     bench.send(100, 10, symbol="000660")
     assert bench.ring.streams() == {("005930", 1): first, ("000660", 1): bench.now}
+
+
+@pytest.mark.requirement("F19", "SCH-01")
+def test_a_venue_whose_cumulative_volume_stands_still_loses_no_trade(bench: Bench) -> None:
+    for volume in (5, 7, 9, 9):
+        bench.send(0, volume)
+    bench.send(100, 5)
+    bench.send(100, 7)
+    bench.send(90, 5)
+    assert bench.cums() == [0, 0, 0, 0, 100, 100, 90]
+    assert bench.gaps() == []
+
+
+@pytest.mark.requirement("F22")
+def test_a_session_may_lag_thousands_of_trades_behind_the_other(bench: Bench) -> None:
+    bench.pair()
+    for number in range(1, 3001):
+        bench.send(10 * number, 10)
+        if number > 2000:
+            bench.send(10 * (number - 2000), 10, to=bench.other)
+    assert bench.cums() == list(range(10, 30_010, 10))
+    assert bench.other.duplicates == 1000
+
+
+@pytest.mark.requirement("F22")
+@pytest.mark.parametrize("lag", [0, 1, 5, 40])
+def test_books_of_a_pair_that_return_to_an_earlier_state_are_kept_in_order(bench: Bench, lag: int) -> None:
+    bench.pair()
+    rng = random.Random(lag)
+    sizes = [rng.choice((100, 500, 900)) for _ in range(400)]
+    for number in range(len(sizes) + lag):
+        if number < len(sizes):
+            bench.book(sizes[number])
+        if number >= lag:
+            bench.book(sizes[number - lag], to=bench.other)
+    assert bench.ask_sizes() == sizes
+
+
+@pytest.mark.requirement("DUAL-ISO-01")
+def test_a_stream_that_only_one_session_of_a_pair_brings_loses_nothing_it_repeats(bench: Bench) -> None:
+    bench.pair()
+    for _ in range(3):
+        bench.book(100)
+        bench.send(0, 0)
+    assert bench.ask_sizes() == [100, 100, 100]
+
+
+@pytest.mark.requirement("F22")
+def test_trades_of_a_pair_without_cumulative_volume_are_stored_once(bench: Bench) -> None:
+    bench.pair()
+    for parser in (bench.parser, bench.other):
+        bench.send(0, 5, to=parser)
+        bench.send(0, 5, to=parser)
+    assert bench.cums() == [0, 0]
+
+
+@pytest.mark.requirement("F20")
+def test_an_old_trade_behind_a_new_session_does_not_move_it(bench: Bench) -> None:
+    for cum, volume, clock in (
+        (500, 10, "120000"), (30, 10, "120001"), (490, 10, "115959"),
+        (40, 10, "120001"), (50, 10, "120002"), (60, 10, "120003"),
+    ):  # fmt: skip
+        bench.send(cum, volume, clock=clock)
+    late = [int(str(r["cum_volume"])) for r in bench.records() if r["kind"] == "trade" and r["flags"] != 0]
+    assert late == [490]
+    assert bench.gaps() == []
+
+
+@pytest.mark.requirement("CH-PROC-01")
+def test_a_ring_that_begins_with_a_late_trade_invents_no_gap(tmp_path: Path) -> None:
+    path = new_ring(tmp_path, capacity=MIB)
+    bench = Bench(path)
+    for number in range(1, 20_000, 2):  # pairs swapped; the ring goes round
+        bench.send(10 * (number + 1), 10)
+        bench.send(10 * number, 10)
+        if number % 101 == 0:
+            bench.records()
+    for _ in range(4):
+        bench.ring.publish()
+        bench.ring.close(clean=False)
+        bench.reader.close()
+        bench = Bench(path)
+        assert [gap["missing"] for gap in bench.gaps()] == []
+        bench.now += SECOND

@@ -411,7 +411,7 @@ class KisVenue:
             raise Retryable(f"approval: HTTP {status}, expected a JSON object, found {len(body)} other bytes") from exc
         if status == 200 and reply.approval_key:
             return AccessKey(reply.approval_key, APPROVAL_KEY_VALID_S)
-        message = f"approval: HTTP {status} {reply.error_code} {reply.error_description}".rstrip()
+        message = f"approval: HTTP {status} {reply.error_code} {SECRET.sub('...', reply.error_description)}".rstrip()
         if reply.error_code in FATAL_APPROVAL_CODES:
             raise Refused(message)
         raise Retryable(message)
