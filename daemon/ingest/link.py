@@ -28,3 +28,19 @@ class Link:
         """Take the event that ends it, if there was none before."""
         if not self.ended.done():
             self.ended.set_result(event)
+
+    def whole_until(self, now_ns: int, transit_ns: int) -> int:
+        """Return until when everything that the venue sent has arrived, wall clock ns.
+
+        Closed in order, or by us: its last frame. Otherwise what was sent while that frame was on its way, *transit_ns*,
+        may be lost with the socket; and a link without data was not whole because it brought heartbeats.
+        """
+        until_ns = self.listener.last_frame_ns or now_ns
+        event = self.ended.result() if self.ended.done() else None
+        if event is Event.DATA_SILENT and self.listener.last_data_ns:
+            until_ns = min(until_ns, self.listener.last_data_ns)
+        if event in (Event.DATA_SILENT, Event.LINK_SILENT) or (
+            event is Event.LOST and not self.listener.close_received
+        ):
+            until_ns -= transit_ns
+        return until_ns

@@ -380,25 +380,9 @@ class Session:
         try:
             event = await link.ended
         finally:
-            self.registrar.on_lost(self._whole_until(link, link.ended.result() if link.ended.done() else None))
+            self.registrar.on_lost(link.whole_until(self._around.wall_ns(), self.registrar.transit_ns()))
             self._watchdog.on_lost()
         return await self._note_end(link, event)
-
-    def _whole_until(self, link: Link, event: states.Event | None) -> int:
-        """Until when everything that the venue sent on *link* has arrived.
-
-        Closed in order, by either side: its last frame. Otherwise what was sent while that frame was on its way may be
-        lost with the socket; and a link that brought no data was not whole because it brought heartbeats.
-        """
-        listener = link.listener
-        until_ns = listener.last_frame_ns or self._around.wall_ns()
-        if event is states.Event.DATA_SILENT and listener.last_data_ns:
-            until_ns = min(until_ns, listener.last_data_ns)
-        if event in (states.Event.DATA_SILENT, states.Event.LINK_SILENT) or (
-            event is states.Event.LOST and not listener.close_received
-        ):
-            until_ns -= self.registrar.transit_ns()
-        return until_ns
 
     async def _note_end(self, link: Link, event: states.Event) -> states.Event:
         self._around.counters.increment("connections_lost")
