@@ -32,8 +32,8 @@ class Link:
     def whole_until(self, now_ns: int, transit_ns: int) -> int:
         """Return until when everything that the venue sent has arrived, wall clock ns.
 
-        Closed in order, or by us: its last frame. Otherwise what was sent while that frame was on its way, *transit_ns*,
-        may be lost with the socket; and a link without data was not whole because it brought heartbeats.
+        Closed in order, or by us: its last frame. Otherwise what was sent while that frame was on its way
+        (*transit_ns*) may be lost with the socket; and a link is not whole because it brings heartbeats.
         """
         until_ns = self.listener.last_frame_ns or now_ns
         event = self.ended.result() if self.ended.done() else None

@@ -88,7 +88,10 @@ class Registrar:
     # -- what the session calls ------------------------------------------------------------------------------------
 
     def set_planned(self, planned: PlannedConnection, limit: int) -> None:
-        """Collect what *planned* says from now on, on a session that takes *limit*; what it has in common with the plan before is not touched."""
+        """Collect what *planned* says from now on, on a session that takes *limit*.
+
+        What it has in common with the plan before is not touched.
+        """
         streams = {registration_of(s): stream_of(self._venue.name, s) for s in planned.subscriptions}
         dropped = [stream for registration, stream in self._streams.items() if registration not in streams]
         self._streams = {**self._streams, **streams}  # what is being given up still has its stream
