@@ -340,3 +340,24 @@ def test_korean_american_and_crypto_markets_of_three_venues_side_by_side_lose_an
     assert rig.query("SELECT count(*) FROM quarantine") == [(0,)]
     beats = totals["venues"]["kis"]["pingpong"]
     assert beats["timeouts"] == 0
+
+
+@pytest.mark.nightly
+@pytest.mark.requirement("LEAK-01", "SUB-CONF-01")
+def test_a_thousand_symbols_of_two_kinds_are_subscribed_over_fifty_sessions_within_a_minute(make_rig: MakeRig) -> None:
+    """The minute is mostly the venue's own pace: 40 requests a session, 100 ms apart, and one key a second."""
+    accounts = {f"a{number}": "kis" for number in range(50)}
+    rig = make_rig(
+        accounts=accounts, feeds=[Feed([*accounts], [f"{10 * i:06d}" for i in range(1, 1001)])], workers=2, subscribe_interval_ms=100,
+        subscribe_timeout_s=5.0, connects_per_10min_address=200,
+    )  # fmt: skip
+    rig.start_simulator(rate=RATE, extra=("--start-after", str(rig.wanted)))
+    began = time.monotonic()
+    rig.start_daemon()
+    wait_for(lambda: rig.total("subscriptions_confirmed") == 2000, "2,000 subscriptions", 120.0)
+    took_s = time.monotonic() - began
+    print(f"2,000 registrations over 50 sessions in {took_s:.1f} s")
+    assert rig.total("subscriptions_pending") == 0
+    assert took_s < 60.0
+
+    rig.finish()
