@@ -347,8 +347,9 @@ def test_korean_american_and_crypto_markets_of_three_venues_side_by_side_lose_an
 def test_a_thousand_symbols_of_two_kinds_are_subscribed_over_fifty_sessions_within_a_minute(make_rig: MakeRig) -> None:
     """The minute is mostly the venue's own pace: 40 requests a session, 100 ms apart, and one key a second."""
     accounts = {f"a{number}": "kis" for number in range(50)}
+    wide = [f"{10 * i:06d}" for i in range(1, 1001)]
     rig = make_rig(
-        accounts=accounts, feeds=[Feed([*accounts], [f"{10 * i:06d}" for i in range(1, 1001)])], workers=2, subscribe_interval_ms=100,
+        accounts=accounts, feeds=[Feed([*accounts], wide)], workers=2, subscribe_interval_ms=100,
         subscribe_timeout_s=5.0, connects_per_10min_address=200,
     )  # fmt: skip
     rig.start_simulator(rate=RATE, extra=("--start-after", str(rig.wanted)))
