@@ -120,6 +120,12 @@ def make_plan(
         name: account.max_subscriptions or known[name].default_max_subscriptions for name, account in accounts.items()
     }
     placement = _place(config, wanted, documented, learned or {}, before, source)
+    if before is not None:
+        stood = {(c.account, s) for c in before.connections() for s in c.subscriptions}
+        if _places(placement, wanted) != stood:
+            # nothing has changed since it was made: nothing moves, however tight the accounts are
+            anew = _place(config, wanted, documented, learned or {}, None, source)
+            placement = anew if _places(anew, wanted) == stood else placement
     connections = [
         PlannedConnection(name, known[name].name, tuple(wanted[number].subscription for number in numbers))
         for name, numbers in placement.placed.items()
@@ -127,6 +133,10 @@ def make_plan(
     ]
     left_out = tuple(LeftOut(w.feed, w.side, w.subscription) for w in (wanted[n] for n in placement.unplaced))
     return Plan(_spread(connections, config.workers, before, running), left_out, config.single_socket)
+
+
+def _places(placement: Placement, wanted: Sequence[_Wanted]) -> set[tuple[str, PlannedSubscription]]:
+    return {(name, wanted[number].subscription) for name, numbers in placement.placed.items() for number in numbers}
 
 
 def accounts_of(feed: Feed) -> tuple[str, ...]:
