@@ -68,7 +68,7 @@ COUNTERS = (
     ("rss_bytes", "bytes", "resident memory of the process (gauge)"),
     ("last_data_ns", "ns", "receive time of the newest record (gauge)"),
     ("last_commit_ns", "ns", "wall clock of the newest commit (gauge)"),
-    ("duplicates_dropped", "records", "trades that had arrived before, from the other session or replayed by the venue"),
+    ("duplicates_dropped", "records", "what had arrived before, from the other session or replayed by the venue"),
     ("volume_gaps", "events", "holes found by the cumulative volume of a stream"),
     ("records_late", "records", "trades that arrived behind a later one of their stream"),
     ("subscriptions_suspected", "subscriptions", "confirmed, but silent while their market is open (gauge)"),

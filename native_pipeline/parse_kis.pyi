@@ -4,7 +4,6 @@ from typing import Any, final
 from typing_extensions import Buffer
 
 from native_pipeline.frame_parser import FrameParser
-from native_pipeline.ring import RingWriter
 
 @final
 class KisParser(FrameParser):
@@ -19,8 +18,6 @@ class KisParser(FrameParser):
         hands_over_encrypted: bool = False,
         layouts: Iterable[str] = (),
     ) -> None: ...
-    def parse_view(self, ring: RingWriter, frame: Buffer, recv_ns: int, *, is_text: bool = True) -> int: ...
-    def parse_many(self, ring: RingWriter, frames: list[bytes], recv_ns: int) -> int: ...
 
 def native_layouts() -> dict[str, dict[str, Any]]: ...  # Any: str, int or list of int, as in kis_layouts.toml
 def probe_decimal(frame: bytes, begin: int, end: int) -> tuple[int, int] | None: ...

@@ -1,9 +1,6 @@
 from typing import final
 
-from typing_extensions import Buffer
-
 from native_pipeline.frame_parser import FrameParser
-from native_pipeline.ring import RingWriter
 
 NAMES: dict[int, tuple[str, str]]
 
@@ -14,5 +11,3 @@ class UpbitParser(FrameParser):
     def market(self) -> int: ...
     @property
     def snapshot_trades(self) -> bool: ...
-    def parse_view(self, ring: RingWriter, frame: Buffer, recv_ns: int, *, is_text: bool = True) -> int: ...
-    def parse_many(self, ring: RingWriter, frames: list[bytes], recv_ns: int) -> int: ...

@@ -573,30 +573,3 @@ cdef class UpbitParser(FrameParser):
         event.text_bytes = <uint16_t>kept
         memcpy(<char*>event + sizeof(sise_event), text, kept)
         return self.commit_record(ring, &event.header, 0)
-
-    def parse_view(self, RingWriter ring not None, const unsigned char[::1] frame not None, int64_t recv_ns, *,
-                   bint is_text=True) -> int:
-        """Do as `parse`, reading the frame where it lies instead of from a bytes object."""
-        cdef Py_ssize_t size = frame.shape[0]
-        cdef const char* data = NULL   # an empty frame has no address
-        cdef int result
-        if size:
-            data = <const char*>&frame[0]
-        with nogil:
-            result = self.parse_frame(ring, data, size, is_text, recv_ns)
-            ring.publish_head()
-        return result
-
-    def parse_many(self, RingWriter ring not None, list frames not None, int64_t recv_ns) -> int:
-        """Append the records of all *frames*, received together, and publish once; return how many frames fitted.
-
-        Control frames count as fitting and leave nothing in the ring. The rest of *frames* has to be offered again.
-        """
-        cdef bytes frame
-        cdef int done = 0
-        for frame in frames:
-            if self.parse_frame(ring, frame, len(frame), False, recv_ns) == PARSE_RING_FULL:
-                break
-            done += 1
-        ring.publish_head()
-        return done

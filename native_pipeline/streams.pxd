@@ -9,7 +9,7 @@ from native_pipeline.record cimport sise_record_header, sise_trade
 cdef enum:
     MOST_HOLES = 4096     # open in one stream; one more, and the oldest is reported at once
     RECENT = 512          # identities of a stream's newest records: how far back a repetition is recognised
-    RECENT_OF_PAIR = 8192 # the same where two sessions bring the stream: how far one may lag behind the other
+    RECENT_OF_PAIR = 8192  # the same where two sessions bring it: how far one may lag behind the other
 
 
 # Shares low + 1 .. high of a session are missing, between two records of the stream.

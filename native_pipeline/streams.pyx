@@ -42,8 +42,8 @@ cdef inline uint64_t _mix(uint64_t hashed, uint64_t word) noexcept nogil:
     return hashed ^ (hashed >> 29)
 
 
-# What tells a trade from every other of its stream: all that it says. Time, cumulative volume and price would do as long
-# as the cumulative volume moves; the rest is there for a venue whose does not. Independent products, then one mix.
+# What tells a trade from every other of its stream: all that it says. Time, cumulative volume and price would do as
+# long as the cumulative volume moves; the rest is there for a venue whose does not. Independent products, then one mix.
 cdef inline uint64_t _identity(const sise_trade* trade) noexcept nogil:
     return _mix(1, <uint64_t>trade.exchange_ns
                 ^ <uint64_t>trade.cum_volume * <uint64_t>0xC2B2AE3D27D4EB4F
@@ -64,15 +64,15 @@ cdef inline bint _is_chained(const sise_trade* trade) noexcept nogil:
 cdef inline bint _make_room(Stream* stream, bint of_pair) noexcept nogil:
     cdef uint32_t room = RECENT_OF_PAIR if of_pair else RECENT
     cdef uint64_t* grown
-    cdef uint32_t i
+    cdef uint32_t i, at
     if stream.recent_room >= room:
         return True
     grown = <uint64_t*>calloc(room, sizeof(uint64_t))
     if grown is NULL:
         return stream.recent is not NULL
     for i in range(min(stream.recent_room, stream.recent_at)):   # the newest first, as it is searched
-        grown[(stream.recent_at - 1 - i) & (room - 1)] = stream.recent[(stream.recent_at - 1 - i)
-                                                                     & (stream.recent_room - 1)]
+        at = stream.recent_at - 1 - i
+        grown[at & (room - 1)] = stream.recent[at & (stream.recent_room - 1)]
     free(stream.recent)
     stream.recent = grown
     stream.recent_room = room
@@ -286,7 +286,6 @@ cdef class Streams:
     cdef void observe(self, const sise_record_header* record) noexcept nogil:
         cdef const sise_gap* gap = <const sise_gap*>record
         cdef sise_trade copy
-        cdef sise_record_header key
         cdef Stream* stream
         cdef int i
         cdef uint64_t found = self.gaps, late = self.late
@@ -372,4 +371,3 @@ cdef class Streams:
                     self._report(stream, index)
                 else:
                     index += 1
-

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from daemon.errors import BadFrame, ConfigError, Refused, Retryable
+from daemon.errors import BadFrame, ConfigError, InvariantBroken, Refused, Retryable
 from daemon.ingest.venues import VENUE_IDS
 from daemon.ingest.venues.kis_events import describe
 from daemon.ingest.venues.venue import (
@@ -334,8 +334,8 @@ class KisVenue:
         self._is_session = True
 
     def encode_login(self, key: str) -> bytes:
-        """Raise NotImplementedError: the approval key travels in each request, there is no login."""
-        raise NotImplementedError
+        """There is no login: the approval key travels in each request."""
+        raise InvariantBroken(f"{self.name} has no login")
 
     def encode_subscribe(self, key: str, registrations: Sequence[Registration]) -> bytes:
         """Return a register request (tr_type 1) for the one registration."""
