@@ -1,7 +1,7 @@
 """How fast are records spilled, and how fast are they stored afterwards, against storing them at once?
 
 Three runs over rings with the same trades: ring -> writer -> PostgreSQL (the COPY rate); ring -> spill files, synced;
-those files -> PostgreSQL through the recovery. The rows are counted in SQL after both. Ratios are taken within a repeat.
+those files -> PostgreSQL through the recovery. Rows are counted in SQL after both. Ratios are taken in one repeat.
 
     python profiling/bench_spill.py [--rows 300000] [--repeats 3]
 """
@@ -16,8 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-import psycopg
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
