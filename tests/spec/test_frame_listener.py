@@ -352,6 +352,20 @@ def test_whatever_arrives_together_is_taken_once_and_in_order(play: Callable[...
     assert line.counters.get("bytes_received") == sum(map(len, sent)) - sum(map(header_bytes, sent))
 
 
+def test_frames_that_end_a_read_together_may_have_any_length(play: Callable[..., Line]) -> None:
+    lengths = [(first, total - first - 4) for total in range(4, 200) for first in (0, (total - 4) // 2)]
+
+    async def scenario(line: Line) -> None:
+        for pair in lengths:
+            frames = line.listener.frames
+            line.venue.send(b"".join([text(trade(1)), *(text(b"\xfe" * length) for length in (0, *pair))]))
+            await line.until(lambda: line.listener.frames >= frames + 4)  # noqa: B023 - awaited within the turn
+            kept = [int.from_bytes(record.body[4:8], "little") for record in line.take()[1:]]
+            assert kept == [0, *pair]
+
+    play(scenario)
+
+
 def header_bytes(frame: bytes) -> int:
     return {126: 4, 127: 10}.get(frame[1], 2)
 
