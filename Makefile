@@ -3,14 +3,19 @@ SECONDS ?= 20
 RATE ?= 20000
 SYMBOLS ?= 100
 WORKERS ?= 2
+# Tests wait more than they compute: three processes for each core, each with servers of its own (0.3 GB).
+PROCESSES ?= $(shell n=$$((3 * $$(nproc))); echo $$((n < 16 ? n : 16)))
+SOAK_MINUTES ?= 5
+CHAOS_SEED ?=
 PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(wildcard native_pipeline/*.pyx native_pipeline/*.pxd native_pipeline/*.h) setup.py pyproject.toml
 
-.PHONY: help build demo test check nightly bench clean native
+.PHONY: help build demo test check nightly soak coverage bench clean native
 
 help:
-	@echo "make build | demo [SECONDS= RATE= SYMBOLS= WORKERS=] | test | check | bench | nightly | clean"
+	@echo "make build | demo [SECONDS= RATE= SYMBOLS= WORKERS=] | test [PROCESSES=] | check | bench"
+	@echo "make nightly [CHAOS_SEED= SOAK_MINUTES=] | soak [SOAK_MINUTES=] | coverage | clean"
 
 build: .venv/native.stamp
 
@@ -30,7 +35,7 @@ demo: build
 	$(BIN)/sise demo --seconds $(SECONDS) --rate $(RATE) --symbols $(SYMBOLS) --workers $(WORKERS)
 
 test: build
-	$(BIN)/pytest -m "not nightly" --junitxml=junit.xml
+	$(BIN)/pytest -m "not nightly" -n $(PROCESSES) --dist worksteal --junitxml=junit.xml
 
 check: build
 	$(BIN)/ruff check .
@@ -40,11 +45,25 @@ check: build
 	PATH=$(CURDIR)/$(BIN):$$PATH cython-lint --max-line-length 120 native_pipeline
 	$(BIN)/pytest tests/spec
 
+# First what the day's run has, looking longer; then what is too long for it, two at a time; then load with faults.
+nightly: export SISE_TESTS = nightly
+nightly: export SISE_CHAOS_SEED = $(CHAOS_SEED)
 nightly: build
-	$(BIN)/pytest --junitxml=junit.xml
+	$(BIN)/pytest -m "not nightly" -n $(PROCESSES) --dist worksteal --junitxml=junit.xml
+	$(BIN)/pytest -m nightly -n 2 --dist worksteal --junitxml=junit-nightly.xml
+	$(MAKE) soak
+
+soak: build
+	$(BIN)/python profiling/soak.py --minutes $(SOAK_MINUTES) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+coverage: build
+	$(BIN)/coverage run -m pytest tests/spec tests/integration -m "not nightly" -p no:xdist
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report --skip-covered --sort=cover | tail -40
 
 bench: build
 	for bench in ring parse hot_path copy publish end_to_end; do $(BIN)/python profiling/bench_$$bench.py || exit 1; done
 
 clean:
-	rm -rf .venv build *.egg-info native_pipeline/*.c native_pipeline/*.so demo-data
+	rm -rf .venv build *.egg-info native_pipeline/*.c native_pipeline/*.so demo-data htmlcov .coverage*

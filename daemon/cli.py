@@ -16,7 +16,7 @@ from daemon.errors import ConfigError, IngestError, first_line
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-ASKS_SERVERS = frozenset({"check", "migrate", "verify"})  # a server that is away is no bug of these
+ASKS_SERVERS = frozenset({"check", "migrate", "quarantine", "replay", "verify"})  # a server that is away is no bug of these
 
 config_option = click.option(
     "-c", "--config", "config_path", required=True, metavar="FILE", help="Settings; see `sise config init`."
@@ -180,6 +180,130 @@ def check(config_path: str) -> None:
         failed += [] if is_fine else [f"{name}: {note}"]
     if failed:
         _fail("check failed: " + "; ".join(failed), EXIT_FAILED)
+
+
+@main.command()
+@config_option
+@click.option("--speed", default="max", show_default=True, help="recorded, max, or a number: times the recorded speed.")
+@click.option("--venue", help="Whose messages these are; a capture (.jsonl.zst) says so itself.")
+@click.option("--date", type=click.DateTime(["%Y-%m-%d"]), help="Of a file of text: day of receipt in Korea.")
+@click.option("--dry-run", is_flag=True, help="Do everything but keep nothing of it.")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+def replay(  # noqa: PLR0913 - one for each option
+    config_path: str,
+    speed: str,
+    venue: str | None,
+    date: datetime.datetime | None,
+    dry_run: bool,
+    files: tuple[str, ...],
+) -> None:
+    """Captured or recorded messages through the pipeline, into the tables where they lack; exit 1 if not all were read.
+
+    Files of one venue in order of time. Messages of a file of text are one a line.
+    """
+    from daemon.recording.replay import parse_speed, replay_files  # noqa: PLC0415
+
+    config, pace = settings.load(config_path), parse_speed(speed)
+    day = None if date is None else date.date()
+    is_whole = True
+    for report in replay_files(config, map(Path, files), pace=pace, venue=venue, date=day, is_dry_run=dry_run):
+        click.echo(report.as_text())
+        is_whole = is_whole and report.is_whole
+    sys.exit(0 if is_whole else EXIT_FAILED)
+
+
+@main.group(name="quarantine")
+def quarantine_group() -> None:
+    """What could not be stored, kept raw: list, show, replay."""
+
+
+@quarantine_group.command(name="list")
+@config_option
+@click.option("--venue", help="Only of this venue.")
+@click.option("--since", metavar="TIME", help="ISO 8601 time with offset; default: everything.")
+@click.option("--reason", metavar="TEXT", help="Only where the reason contains this.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="At most so many, newest first.")
+@click.option("--replayed", "with_replayed", is_flag=True, help="Also what has been replayed.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_quarantine(config_path: str, since: str | None, as_json: bool, **filters: Any) -> None:
+    """Frames that no parser understood, and rows that the database refused."""
+    from daemon.sinks import quarantine  # noqa: PLC0415
+
+    database = settings.load(config_path).database
+    with quarantine.connect(database.dsn, timeout_s=database.connect_timeout_s) as connection:
+        for entry in quarantine.list_entries(connection, since=_parse_time(since), **filters):
+            click.echo(json.dumps(entry.as_dict()) if as_json else entry.as_line())
+
+
+@quarantine_group.command(name="show")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.argument("entry_id", metavar="ID")
+def show_quarantine(config_path: str, as_json: bool, entry_id: str) -> None:
+    """Everything about one entry, its bytes as text or in hexadecimal."""
+    from daemon.sinks import quarantine  # noqa: PLC0415
+
+    database = settings.load(config_path).database
+    with quarantine.connect(database.dsn, timeout_s=database.connect_timeout_s) as connection:
+        entry = quarantine.find_entry(connection, quarantine.parse_id(entry_id))
+    click.echo(json.dumps(entry.as_dict()) if as_json else entry.as_text())
+
+
+@quarantine_group.command(name="replay", context_settings={"ignore_unknown_options": True})
+@config_option
+@click.option("--all", "is_all", is_flag=True, help="Everything that waits, or what the next two options say.")
+@click.option("--venue", help="With --all: only of this venue.")
+@click.option("--since", metavar="TIME", help="With --all: only received at or after this time.")
+@click.option("--account", metavar="NAME", help="Read frames as this account's layouts say.")
+@click.option("--dry-run", is_flag=True, help="Do everything but keep nothing of it.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each entry.")
+@click.argument("entry_ids", metavar="[ID]...", nargs=-1)
+def replay_quarantine(config_path: str, entry_ids: tuple[str, ...], **options: Any) -> None:
+    """Parse frames again, and store what they give, once; exit 1 if something still lies in quarantine."""
+    from daemon.sinks.replay_report import replay_and_report  # noqa: PLC0415
+
+    options["since"] = _parse_time(options["since"])
+    is_done = replay_and_report(settings.load(config_path), entry_ids, click.echo, **options)
+    sys.exit(0 if is_done else EXIT_FAILED)
+
+
+@main.group(name="buffers")
+def buffers_group() -> None:
+    """Rings and spill files: list, verify, repair."""
+
+
+@buffers_group.command(name="list")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def list_buffers(config_path: str, as_json: bool) -> None:
+    """What each file holds, and how far each consumer has come; also while the daemon runs."""
+    from daemon import buffers  # noqa: PLC0415
+
+    found = buffers.survey(Path(settings.load(config_path).data_dir))
+    click.echo(json.dumps(buffers.as_json(found)) if as_json else buffers.as_text(found))
+
+
+@buffers_group.command(name="verify")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def verify_buffers(config_path: str, as_json: bool) -> None:
+    """Walk every record (length, checksum, sequence); exit 1 naming damaged places; also while the daemon runs."""
+    from daemon import buffers  # noqa: PLC0415
+
+    found = buffers.survey(Path(settings.load(config_path).data_dir))
+    click.echo(json.dumps(buffers.as_json(found)) if as_json else buffers.as_text(found))
+    sys.exit(EXIT_FAILED if any(buffer.problems for buffer in found) else 0)
+
+
+@buffers_group.command(name="repair")
+@config_option
+def repair_buffers(config_path: str) -> None:
+    """Cut torn ends (a copy is kept) and move damaged files aside; only while no daemon runs."""
+    from daemon import buffers  # noqa: PLC0415
+
+    config = settings.load(config_path)
+    done = buffers.repair(Path(config.data_dir), grace_s=config.supervision.grace_s)
+    click.echo("\n".join(done) or "nothing to do: every file is whole")
 
 
 @main.group(name="config")

@@ -28,6 +28,7 @@ Secret = Annotated[str, Meta(extra={"secret": True})]
 Url = Annotated[str, Meta(min_length=1, extra={"url": True})]
 PositiveInt = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
+StreamedChannel = Annotated[str, Meta(pattern=r"^(all|(ticker|orderbook|event)\.\w+)$")]
 MarketWithSessions = Annotated[str, Meta(pattern="^(kr|us)$")]
 
 
@@ -48,6 +49,17 @@ class Database(_Section, frozen=True):
     columnstore_after_days: PositiveInt = 7
 
 
+class Spill(_Section, frozen=True):
+    """Files for batches while the database is away: `failed_batches` in the data directory."""
+
+    quota_gb: Annotated[float, Meta(ge=0)] = 100.0  # 0: only min_free_mb limits
+    min_free_mb: Annotated[int, Meta(ge=0)] = 1024
+    segment_mb: Annotated[int, Meta(ge=1, le=1024)] = 16
+    interval_s: PositiveFloat = 2.0
+    probe_s: PositiveFloat = 3.0
+    recover_every_s: PositiveFloat = 600.0
+
+
 class Redis(_Section, frozen=True):
     """Fan-out only: the path to the database never depends on it."""
 
@@ -57,6 +69,8 @@ class Redis(_Section, frozen=True):
     timeout_s: PositiveFloat = 5.0
     retry_max_s: PositiveFloat = 5.0
     minute_counts_kept_h: PositiveInt = 48
+    streams: tuple[StreamedChannel, ...] = ()  # channels that are kept as streams too; "all": every one
+    stream_maxlen: PositiveInt = 100_000  # entries of each stream, roughly
 
 
 class Http(_Section, frozen=True):
@@ -70,7 +84,18 @@ class Ring(_Section, frozen=True):
     """The write-ahead log of each worker."""
 
     capacity_mb: Annotated[int, Meta(ge=1, le=65536)] = 256  # rounded up to a power of two
-    wal_sync: Literal["off", "1s"] = "1s"
+    wal_sync: Literal["off", "1s", "batch"] = "1s"
+
+
+class Raw(_Section, frozen=True):
+    """Capture of what the venues send, as it comes, for `sise replay`."""
+
+    enabled: bool = False
+    ring_mb: Annotated[int, Meta(ge=1, le=65536)] = 64  # of each worker; rounded up to a power of two
+    keep_h: PositiveInt = 120
+    protect_h: PositiveInt = 48  # never deleted, however full the disk is
+    disk_percent: Annotated[int, Meta(ge=1, le=99)] = 90
+    compression_level: Annotated[int, Meta(ge=1, le=19)] = 3
 
 
 class Ingest(_Section, frozen=True):
@@ -101,6 +126,15 @@ class Alerts(_Section, frozen=True):
     repeat_s: PositiveFloat = 300.0
     per_minute: PositiveInt = 60
     queue: PositiveInt = 1000
+
+
+class Reconcile(_Section, frozen=True):
+    """The monitor compares what was received, stored and published, per symbol and minute."""
+
+    enabled: bool = True
+    interval_s: PositiveFloat = 60.0
+    settle_s: PositiveFloat = 20.0  # behind the end of a minute
+    statement_timeout_s: PositiveFloat = 30.0
 
 
 class Calendar(_Section, frozen=True):
@@ -164,11 +198,14 @@ class Config(_Section, frozen=True):
     single_socket: bool = False
     control_token: Secret = ""
     database: Database = Database()
+    spill: Spill = Spill()
     redis: Redis = Redis()
     http: Http = Http()
     ring: Ring = Ring()
+    raw: Raw = Raw()
     ingest: Ingest = Ingest()
     alerts: Alerts = Alerts()
+    reconcile: Reconcile = Reconcile()
     calendar: Calendar = Calendar()
     supervision: Supervision = Supervision()
     log: Log = Log()
@@ -328,6 +365,8 @@ def _check(config: Config, path: Path) -> None:
             raise ConfigError(f"{path}: accounts.name: {name!r} is used twice")
     for number, feed in enumerate(config.feeds):
         _check_feed(feed, f"{path}: feeds[{number}]", names)
+    if config.raw.keep_h < config.raw.protect_h:
+        raise ConfigError(f"{path}: raw.keep_h: expected at least raw.protect_h ({config.raw.protect_h})")
     _check_url(config.database.dsn, "database.dsn", ("postgresql", "postgres"), path)
     _check_url(config.redis.url, "redis.url", ("redis", "rediss", "unix"), path)
     for account in config.accounts:

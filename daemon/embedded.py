@@ -56,13 +56,8 @@ POSTGRES_SETTINGS: Mapping[str, str] = {
 
 INITDB_OPTIONS = ("--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale")
 
-# What RDS-01 asks of every Redis that Sise is used with.
-REDIS_SETTINGS: Mapping[str, str] = {
-    "appendonly": "yes",
-    "appendfsync": "everysec",
-    "no-appendfsync-on-rewrite": "yes",
-    "save": "60 1000",
-}
+# The settings of every Redis that Sise is used with: the file that deploy/compose.yaml mounts.
+REDIS_CONFIGURATION = Path(__file__).with_name("redis.conf")
 
 
 class EmbeddedServer:
@@ -271,7 +266,7 @@ class EmbeddedRedis(EmbeddedServer):
 
     def __init__(self, directory: Path | str, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(directory)
-        self.settings = {**REDIS_SETTINGS, **(settings or {})}
+        self.settings = dict(settings or {})  # on top of REDIS_CONFIGURATION
 
     def url_for(self, database: int) -> str:
         """Return the URL of one of the 16 numbered databases."""
@@ -285,7 +280,7 @@ class EmbeddedRedis(EmbeddedServer):
     def _command(self) -> Sequence[str]:
         settings = {**self.settings, "bind": "127.0.0.1", "port": str(self.port), "dir": str(self.directory)}
         options = [word for name, value in settings.items() for word in (f"--{name}", *value.split())]
-        return [*_launcher(self.parent_death_signal), str(redis_binary()), *options]
+        return [*_launcher(self.parent_death_signal), str(redis_binary()), str(REDIS_CONFIGURATION), *options]
 
     def _answers(self) -> bool:
         try:

@@ -1,8 +1,9 @@
 """Limits that a venue has taught us by refusing: kept under `state/limits` of the data directory, one file an account.
 
-A venue may allow an account fewer registrations than it documents, and says so only by a refusal. What was learned is
-kept until the operator deletes the file: the venue never tells when it allows more. One file an account, because the
-workers write at the same time; each is replaced as a whole and carries a checksum.
+A venue may allow an account fewer registrations than it documents, and says so only by a refusal. It never tells when
+it allows more: what was learned holds for a day, then the documented limit is tried again, at the price of one refusal
+if nothing has changed. One file an account, because the workers write at the same time; each is replaced as a whole and
+carries a checksum.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import datetime
 import os
 import time
 import zlib
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,13 @@ from daemon import log
 DIRECTORY = Path("state") / "limits"
 SUFFIX = ".json"
 MAX_NAME = 100  # of an account in a file name; longer ones are told apart by their checksum
+# A refusal may have been the venue's bad moment, or another program's session: a day later it is put to the test.
+RETRY_AFTER = datetime.timedelta(days=1)
+
+
+def utc_now() -> datetime.datetime:
+    """Return the time, aware."""
+    return datetime.datetime.now(datetime.UTC)
 
 
 class LearnedLimit(msgspec.Struct, frozen=True):
@@ -42,8 +51,10 @@ class LearnedLimit(msgspec.Struct, frozen=True):
 class LearnedLimits:
     """Nothing is cached: another process may have learned meanwhile. Reading creates nothing."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, now: Callable[[], datetime.datetime] = utc_now) -> None:
+        """now: aware."""
         self._directory = data_dir / DIRECTORY
+        self._now = now
 
     def path(self, account: str) -> Path:
         """Return the file of *account*: what to delete when the venue allows more again."""
@@ -51,12 +62,12 @@ class LearnedLimits:
         return self._directory / f"{quote(account, safe='')[:MAX_NAME]}-{zlib.crc32(encoded):08x}{SUFFIX}"
 
     def get(self, account: str) -> int | None:
-        """Return the limit learned for *account*, None if there is none. A damaged file is moved aside, loudly."""
+        """Return the limit in force for *account*, None if there is none. A damaged file is moved aside, loudly."""
         found = self.read(account)
-        return None if found is None else found.limit
+        return None if found is None or abs(self._now() - found.learned_at) >= RETRY_AFTER else found.limit
 
     def read(self, account: str) -> LearnedLimit | None:
-        """Return limit and date, as get() does."""
+        """Return limit and date, also of one that is to be tried again; None if there is none."""
         path = self.path(account)
         try:
             content = path.read_bytes()
@@ -126,3 +137,19 @@ def _move_aside(path: Path) -> None:
             found.error("limits_file_damaged", path=str(path), error=exc.strerror)
         else:
             found.error("limits_file_damaged", path=str(path), moved_to=str(aside))
+
+
+class Lapses:
+    """Notices limits that have come to their end: whoever planned with them has to plan anew."""
+
+    def __init__(self, limits: LearnedLimits) -> None:
+        self._limits = limits
+        self._in_force: frozenset[str] = frozenset()
+
+    def count(self, accounts: Iterable[str]) -> int:
+        """Return how many of *accounts* had a limit when this was asked last, and have none any more."""
+        names = list(accounts)
+        in_force = frozenset(self._limits.all_of(names))
+        lapsed = (self._in_force - in_force) & set(names)
+        self._in_force = in_force
+        return len(lapsed)

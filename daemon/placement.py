@@ -1,9 +1,10 @@
 """Which account carries which registration: balanced, stable, and complete wherever the limits allow it. Pure.
 
 A `Demand` may go to any account of its pool; an account takes as many as its limit. Nothing that has a place already
-moves unless it must: because its account is gone or full, or because trades and order books can be kept apart now and
-could not before. Room that is taken by a demand with a choice is given up to one that has none (augmenting paths of a
-bipartite matching), so what stays unplaced cannot be placed at all.
+moves unless it must: because its account is gone or full, because its session could not have it and another account has
+room, or because trades and order books can be kept apart now and could not before. Room that is taken by a demand with
+a choice is given up to one that has none (augmenting paths of a bipartite matching), so what stays unplaced cannot be
+placed at all.
 """
 
 from collections import Counter
@@ -21,6 +22,7 @@ class Demand(msgspec.Struct, frozen=True):
     kind: str
     pool: tuple[str, ...]  # accounts that may carry it
     twin: int = -1  # number of the demand for the same data on another account; -1: none
+    avoid: tuple[str, ...] = ()  # accounts of the pool that come last: their session could not have it
 
 
 class Shortage(msgspec.Struct, frozen=True):
@@ -69,7 +71,8 @@ def place(
         demand = demands[number]
         if demand.kind not in FAMILIES:
             return demand.pool
-        return tuple(account for account in demand.pool if roles.get(account, ANY) in (ANY, demand.kind))
+        found = tuple(account for account in demand.pool if roles.get(account, ANY) in (ANY, demand.kind))
+        return found if set(found) - set(demand.avoid) else demand.pool
 
     every = range(len(demands))
     apart = _Filling(demands, capacity, standing, in_role, is_packed=not is_separate)
@@ -168,10 +171,13 @@ class _Filling:
         self._rank = {account: rank for rank, account in enumerate(capacity)}
         self._placed: dict[str, list[int]] = {account: [] for account in capacity}
         self._account_of: dict[int, str] = {}
+        self._left: dict[int, str] = {}  # where the session could not have it: better than nowhere
         self._stuck: list[frozenset[str]] = []  # accounts that are full of demands that cannot go elsewhere
         for account, numbers in standing.accounts.items():
             for number in numbers:
-                if number not in left_out and account in eligible(number) and self._has_room(account):
+                if account in demands[number].avoid:
+                    self._left[number] = account
+                elif number not in left_out and account in eligible(number) and self._has_room(account):
                     self._put(number, account)
 
     def result(self) -> Placement:
@@ -182,12 +188,19 @@ class _Filling:
         """Place those of *numbers* that have no place, the ones with the fewest choices first."""
         homeless = [number for number in numbers if number not in self._account_of]
         for number in sorted(homeless, key=lambda n: len(self._eligible(n))):
-            choices = [a for a in self._preferred(number) if self._has_room(a)]
-            choices = choices or [a for a in self._eligible(number) if self._has_room(a)]
+            choices = self._choices(number)
             if choices:
                 self._put(number, min(choices, key=lambda a: self._cost(number, a)))
             elif not self._make_room(number):
                 self.unplaced.append(number)
+
+    def _choices(self, number: int) -> list[str]:
+        """Return the accounts with room that are to be considered: the best sort of which there is any."""
+        avoid = self._demands[number].avoid
+        eligible = [account for account in self._eligible(number) if self._has_room(account)]
+        preferred = [account for account in self._preferred(number) if account in eligible and account not in avoid]
+        stays = [account for account in eligible if account == self._left.get(number)]
+        return preferred or [account for account in eligible if account not in avoid] or stays or eligible
 
     def _cost(self, number: int, account: str) -> tuple[bool, int, int]:
         """Order the choices: those in a worker that the twin can share; then the emptiest; then the first."""

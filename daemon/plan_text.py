@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from daemon.learned_limits import RETRY_AFTER
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -47,7 +49,11 @@ def describe_plan(
             yield f"account {account.name}: no session, nothing is registered through it"
     for name, limit in sorted(learned.items()):
         day = limit.learned_at.date().isoformat()
-        yield f"account {name}: takes {limit.limit}, learned from the venue on {day}; to forget: rm {file_of[name]}"
+        again = (limit.learned_at + RETRY_AFTER).date().isoformat()
+        yield (
+            f"account {name}: takes {limit.limit}, learned from the venue on {day}, put to the test from {again} on; "
+            f"to forget: rm {file_of[name]}"
+        )
     yield from _left_out(plan)
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from daemon import log
 from daemon.alerts import Alerts, NullAlerts
+from daemon.declined import DeclinedRegistrations
 from daemon.ingest.venues import venue_named
 from daemon.learned_limits import LearnedLimits
 from daemon.shard_plan import Plan, make_plan
@@ -46,8 +47,10 @@ def preview(config: Config, *, source: str, venues: Callable[[str], Venue] = ven
     """Return the plan that a start would make now; nothing is written. Raises ConfigError."""
     data_dir = Path(config.data_dir)
     kept = read_plan(data_dir)
-    learned = LearnedLimits(data_dir).all_of([account.name for account in config.accounts])
-    return make_plan(config, source=source, learned=learned, before=kept.plan if kept else None, venues=venues)
+    names = [account.name for account in config.accounts]
+    learned, declined = LearnedLimits(data_dir).all_of(names), DeclinedRegistrations(data_dir).all_of(names)
+    before = kept.plan if kept else None
+    return make_plan(config, source=source, learned=learned, declined=declined, before=before, venues=venues)
 
 
 class Planner:
@@ -65,6 +68,7 @@ class Planner:
         self._alerts: Alerts = NullAlerts()
         self._venues = venues
         self._limits = LearnedLimits(data_dir)
+        self._declined = DeclinedRegistrations(data_dir)
         self._plan: Plan | None = None
         self._running: frozenset[int] = frozenset()
 
@@ -108,9 +112,15 @@ class Planner:
         return self._running
 
     def _make(self, config: Config, *, before: Plan | None, running: Collection[int] | None) -> Plan:
-        learned = self._limits.all_of([account.name for account in config.accounts])
+        names = [account.name for account in config.accounts]
         return make_plan(
-            config, source=self._source, learned=learned, before=before, running=running, venues=self._venues
+            config,
+            source=self._source,
+            learned=self._limits.all_of(names),
+            declined=self._declined.all_of(names),
+            before=before,
+            running=running,
+            venues=self._venues,
         )
 
     def _alert(self, plan: Plan) -> None:

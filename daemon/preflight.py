@@ -53,7 +53,7 @@ def plan_lines(config: Config, plan: Plan) -> list[str]:
     store = LearnedLimits(Path(config.data_dir))
     names = [account.name for account in config.accounts]
     learned = {name: found for name in names if (found := store.read(name)) is not None}
-    limits = limits_of(config, {name: found.limit for name, found in learned.items()})
+    limits = limits_of(config, store.all_of(names))
     files = {name: store.path(name) for name in learned}
     return list(describe_plan(plan, config=config, limits=limits, learned=learned, file_of=files))
 
@@ -88,7 +88,20 @@ def _check_database(config: Config) -> str:
 def _check_redis(config: Config) -> str:
     with redis.Redis.from_url(config.redis.url, socket_timeout=CONNECT_TIMEOUT_S) as client:
         client.ping()
-    return ""
+        return _persistence_note(client)
+
+
+def _persistence_note(client: "redis.Redis") -> str:
+    """Say what is missing for counters, cursor and streams to outlive a restart of the server; nothing is refused."""
+    try:
+        memory = client.info("memory")
+        has_aof = client.info("persistence").get("aof_enabled")
+    except redis.ResponseError as exc:  # a hosted server that hides it
+        return f"its persistence is not known: {first_line(exc)}"
+    notes = [] if has_aof else ["no append-only file (appendonly yes): counts and cursor are lost in a crash"]
+    if memory.get("maxmemory_policy", "noeviction") != "noeviction":
+        notes.append(f"maxmemory-policy is {memory['maxmemory_policy']}: an evicted cursor repeats messages")
+    return "; ".join(notes)
 
 
 def _check_account(account: Account, config: Config) -> str:

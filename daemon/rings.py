@@ -1,16 +1,18 @@
 """Where the rings of a data directory are, and that each can be used before any process opens it."""
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from daemon import log
 from daemon.errors import RingError, RingInUse
-from native_pipeline.ring import HEADER_BYTES, LAYOUT_VERSION, RingWriter, create_ring
+from native_pipeline.ring import GATING, HEADER_BYTES, LAYOUT_VERSION, LOSSY, RingFile, RingReader, RingWriter, create_ring
 
 RINGS_DIR = "rings"
 SUFFIX = ".ring"
 MIB = 1 << 20
-CONSUMERS = {"writer", "publisher"}  # that `create_ring` registers in every ring
+CONSUMERS = {"writer": GATING, "publisher": LOSSY}  # that `create_ring` registers in every ring
+LOOK_INTERVAL_S = 1.0  # between two looks of a sink at whether the files are still those that it reads
 VERSION_OFFSET = 8  # of layout_version in the header: native_pipeline/layout.h
 
 
@@ -48,6 +50,74 @@ def prepare_rings(data_dir: Path, *, workers: int, capacity_mb: int) -> None:
             log.get().info("ring_created", path=str(path), capacity_mb=capacity_mb)
 
 
+def open_ring(
+    path: Path, *, ring: int, capacity_mb: int, wake_fds: Mapping[str, int], syncs_first: bool = False
+) -> RingWriter:
+    """Open the ring at *path* as its producer; make a new one if it has vanished or is none any more.
+
+    For a worker that starts while the daemon runs: somebody may have deleted or cut the file since. What the old file
+    held and nobody had read is lost, and noted by whoever reads the new one. Raises RingInUse, RingError for a ring of
+    another layout version, OSError when the disk has no room.
+    """
+    try:
+        writer = RingWriter(path, wake_fds=wake_fds, syncs_first=syncs_first)
+    except RingInUse:
+        raise
+    except RingError as exc:
+        if path.exists():
+            _move_aside(path, exc)
+        else:
+            log.get().critical("ring_file_gone", path=str(path))
+        create_ring(path, ring=ring, capacity_bytes=capacity_mb * MIB)
+        log.get().info("ring_created", path=str(path), capacity_mb=capacity_mb)
+        writer = RingWriter(path, wake_fds=wake_fds, syncs_first=syncs_first)
+    _tell(path, writer)
+    return writer
+
+
+def require_in_place(ring: RingFile) -> None:
+    """Raise RingError if the file of *ring* was deleted, replaced or cut: what is written there finds no reader."""
+    if not ring.is_in_place:
+        raise RingError(f"{ring.path}: the file was deleted, replaced or cut while it is in use")
+
+
+def noticing_new_rings(
+    wait: Callable[[float], object],
+    paths: Sequence[Path],
+    readers: Sequence[RingReader],
+    *,
+    clock_s: Callable[[], float] = time.monotonic,
+) -> Callable[[float], object]:
+    """Return *wait* for a sink that reads *readers* of *paths*, with a look at the files each second.
+
+    It raises RingError when a worker has made a new ring, and nothing is left to read in the one that it replaces: a
+    sink that starts again opens the new one.
+    """
+    due_s = clock_s() + LOOK_INTERVAL_S
+
+    def watched(seconds: float) -> object:
+        nonlocal due_s
+        result = wait(seconds)
+        if clock_s() >= due_s:
+            due_s = clock_s() + LOOK_INTERVAL_S
+            for directory in {path.parent for path in paths}:
+                for path in set(directory.glob(f"worker-*{SUFFIX}")).difference(paths):
+                    raise RingError(f"{path}: is a new ring, to be read from now on")
+            for reader in readers:
+                if not reader.is_in_place and (reader.is_cut or reader.lag_bytes == 0):
+                    require_in_place(reader)
+        return result
+
+    return watched
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a file that is not what it should be; return its new name. Nothing of it is changed."""
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    path.rename(aside)
+    return aside
+
+
 def _check(path: Path) -> None:
     try:
         writer = RingWriter(path)
@@ -55,24 +125,34 @@ def _check(path: Path) -> None:
     except RingInUse:
         raise
     except RingError as exc:
-        if _is_other_version(path):
-            raise RingError(f"{exc}; run that version until its rings are drained, or move the file away") from exc
-        aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-        path.rename(aside)
-        log.get().critical("ring_moved_aside", path=str(path), moved_to=str(aside), reason=str(exc))
+        _move_aside(path, exc)
         return
-    if writer.recovered_bytes:
-        log.get().critical("ring_tail_cut", path=str(path), bytes=writer.recovered_bytes)
+    _tell(path, writer)
     writer.close()
 
 
+def _move_aside(path: Path, exc: RingError) -> None:
+    if is_other_version(path):
+        raise RingError(f"{exc}; run that version until its rings are drained, or move the file away") from exc
+    aside = move_aside(path)
+    log.get().critical("ring_moved_aside", path=str(path), moved_to=str(aside), reason=str(exc))
+
+
+def _tell(path: Path, writer: RingWriter) -> None:
+    if writer.recovered_bytes:
+        log.get().critical("ring_tail_cut", path=str(path), bytes=writer.recovered_bytes)
+    if writer.adopted_records:
+        log.get().info("ring_records_adopted", path=str(path), records=writer.adopted_records)
+
+
 def _check_consumers(writer: RingWriter) -> None:
-    missing = CONSUMERS - writer.consumers().keys()
-    if missing:
-        raise RingError(f"{writer.path}: its consumers are damaged: {', '.join(sorted(missing))} is missing")
+    restored = writer.restore_consumers(CONSUMERS)
+    if restored:
+        log.get().critical("ring_consumers_restored", path=writer.path, consumers=restored)
 
 
-def _is_other_version(path: Path) -> bool:
+def is_other_version(path: Path) -> bool:
+    """Return whether *path* is a ring that another version of this program can still read."""
     with path.open("rb") as file:
         header = file.read(VERSION_OFFSET + 4)
     return header[:8] == b"SISERING" and int.from_bytes(header[VERSION_OFFSET:], "little") != LAYOUT_VERSION

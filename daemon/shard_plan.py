@@ -48,11 +48,21 @@ class PlannedConnection(msgspec.Struct, frozen=True):
         return frozenset(subscription.kind for subscription in self.subscriptions)
 
 
+class Moved(msgspec.Struct, frozen=True):
+    """A registration whose history is in the ring of *worker*, which carried it under an earlier plan."""
+
+    worker: int
+    venue: str
+    channel: str
+    key: str
+
+
 class WorkerPlan(msgspec.Struct, frozen=True):
     """What one worker process connects to."""
 
     worker: int
     connections: tuple[PlannedConnection, ...]
+    moved: tuple[Moved, ...] = ()  # what another worker has collected before
 
     def registrations(self) -> int:
         """Return the number of registrations over all connections."""
@@ -88,6 +98,7 @@ class _Wanted(NamedTuple):
     venue: str
     subscription: PlannedSubscription
     pool: tuple[str, ...]
+    avoid: tuple[str, ...] = ()  # accounts of the pool whose session could not have it; never all of them
 
     @property
     def stream(self) -> tuple[str, str, str]:
@@ -100,6 +111,7 @@ def make_plan(
     *,
     source: str = "configuration",
     learned: Mapping[str, int] | None = None,
+    declined: Mapping[str, Collection[tuple[str, str]]] | None = None,
     before: Plan | None = None,
     running: Collection[int] | None = None,
     venues: Callable[[str], Venue] = venue_named,
@@ -107,7 +119,8 @@ def make_plan(
     """Return the plan for *config*. Raises ConfigError, naming *source*, when feeds do not fit their accounts.
 
     learned: limits by account that a venue has taught us; what does not fit because of them is left out and listed, as
-    is what a feed with `best_effort` has too much. before: the plan to stay close to. running: the workers that may
+    is what a feed with `best_effort` has too much. declined: channels and keys by account that its session could not
+    have; other accounts of the feed come first. before: the plan to stay close to. running: the workers that may
     get connections, None for all of *config*.
     """
     if not config.feeds:
@@ -115,7 +128,7 @@ def make_plan(
     used = {name for feed in config.feeds for name in accounts_of(feed)}
     accounts = {account.name: account for account in config.accounts if account.name in used}
     known = {name: _venue_of(account, venues, source) for name, account in accounts.items()}
-    wanted = _wanted(config, known, source)
+    wanted = _wanted(config, known, declined or {}, source)
     documented = {
         name: account.max_subscriptions or known[name].default_max_subscriptions for name, account in accounts.items()
     }
@@ -132,7 +145,8 @@ def make_plan(
         if numbers
     ]
     left_out = tuple(LeftOut(w.feed, w.side, w.subscription) for w in (wanted[n] for n in placement.unplaced))
-    return Plan(_spread(connections, config.workers, before, running), left_out, config.single_socket)
+    workers = _with_history(_spread(connections, config.workers, before, running), before)
+    return Plan(workers, left_out, config.single_socket)
 
 
 def _places(placement: Placement, wanted: Sequence[_Wanted]) -> set[tuple[str, PlannedSubscription]]:
@@ -172,11 +186,14 @@ def _venue_of(account: Account, venues: Callable[[str], Venue], source: str) -> 
 # ---- what is wanted ---------------------------------------------------------------------------------------------
 
 
-def _wanted(config: Config, venues: Mapping[str, Venue], source: str) -> list[_Wanted]:
+def _wanted(
+    config: Config, venues: Mapping[str, Venue], declined: Mapping[str, Collection[tuple[str, str]]], source: str
+) -> list[_Wanted]:
     """Return every registration in the order of its claim to a place: what is best effort comes last."""
     found: list[_Wanted] = []
     for number in sorted(range(len(config.feeds)), key=lambda n: config.feeds[n].best_effort):
         found += _wanted_by(config.feeds[number], number, venues, f"{source}: feeds[{number}]")
+    found = [_avoiding(wanted, declined) for wanted in found]
     carriers: dict[tuple[str, str, str], list[_Wanted]] = {}
     for wanted in found:
         carriers.setdefault(wanted.stream, []).append(wanted)
@@ -199,6 +216,13 @@ def _wanted_by(feed: Feed, number: int, venues: Mapping[str, Venue], at: str) ->
             subscription = _subscription(venue, feed, kind, symbol, at)
             for side, pool in pools.items():
                 yield _Wanted(number, side, venue.name, subscription, pool)
+
+
+def _avoiding(wanted: _Wanted, declined: Mapping[str, Collection[tuple[str, str]]]) -> _Wanted:
+    """What no session could have is nobody's fault: it stays where it is."""
+    key = wanted.subscription.channel, wanted.subscription.key
+    avoid = tuple(name for name in wanted.pool if key in declined.get(name, ()))
+    return wanted._replace(avoid=avoid) if len(avoid) < len(wanted.pool) else wanted
 
 
 def _subscription(venue: Venue, feed: Feed, kind: str, symbol: str, at: str) -> PlannedSubscription:
@@ -252,7 +276,7 @@ def _place(
     for number, want in enumerate(wanted):
         carriers.setdefault(want.stream, []).append(number)
     twins = {number: sum(numbers) - number for numbers in carriers.values() if len(numbers) > 1 for number in numbers}
-    demands = [Demand(w.subscription.kind, w.pool, twins.get(number, -1)) for number, w in enumerate(wanted)]
+    demands = [Demand(w.subscription.kind, w.pool, twins.get(n, -1), w.avoid) for n, w in enumerate(wanted)]
     is_same_mode = before is not None and before.single_socket == config.single_socket
     standing = _standing(wanted, before) if before is not None and is_same_mode else Standing()
     capacity = {name: min(limit, learned.get(name, limit)) for name, limit in documented.items()}
@@ -322,6 +346,27 @@ def _spread(
     for group, worker in sorted(zip(groups, placed, strict=True), key=lambda pair: -_size(pair[0])):
         shards[worker] += group
     return tuple(WorkerPlan(worker, tuple(shard)) for worker, shard in enumerate(shards))
+
+
+def _with_history(workers: Sequence[WorkerPlan], before: Plan | None) -> tuple[WorkerPlan, ...]:
+    """Say of each registration that another worker had before where its history is; that stays so until it moves on."""
+    had: dict[tuple[str, str, str], int] = {}
+    known: dict[tuple[int, str, str, str], Moved] = {}
+    for worker in before.workers if before is not None else ():
+        known |= {(worker.worker, moved.venue, moved.channel, moved.key): moved for moved in worker.moved}
+        for connection in worker.connections:
+            had |= {(connection.venue, s.channel, s.key): worker.worker for s in connection.subscriptions}
+
+    def origins(worker: WorkerPlan) -> Iterator[Moved]:
+        streams = ((c.venue, s.channel, s.key) for c in worker.connections for s in c.subscriptions)
+        for stream in dict.fromkeys(streams):
+            earlier = had.get(stream, worker.worker)
+            if earlier != worker.worker:
+                yield Moved(earlier, *stream)
+            elif (moved := known.get((worker.worker, *stream))) is not None:
+                yield moved
+
+    return tuple(msgspec.structs.replace(worker, moved=tuple(origins(worker))) for worker in workers)
 
 
 def _size(group: Sequence[PlannedConnection]) -> int:

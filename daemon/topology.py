@@ -11,6 +11,7 @@ from daemon import config as settings
 from daemon import log, market_calendar
 from daemon.errors import ConfigError, Refused
 from daemon.planning import Planner
+from daemon.recording.raw_rings import prepare_raw_rings
 from daemon.rings import MIB, RINGS_DIR, missing_bytes, prepare_rings
 from daemon.shard_plan import Plan
 from daemon.supervision.chore import ChoreSpec
@@ -21,7 +22,8 @@ from daemon.supervision.supervisor import Supervisor
 WRITER_BLOCK = 1
 PUBLISHER_BLOCK = 2
 MONITOR_BLOCK = 3
-FIRST_WORKER_BLOCK = 4
+RECORDER_BLOCK = 4
+FIRST_WORKER_BLOCK = 5
 
 # Stop order: close the sockets, then empty the rings, then the lights.
 DRAIN_WORKERS, DRAIN_SINKS, DRAIN_MONITOR = 1, 2, 3
@@ -52,13 +54,13 @@ def run_daemon(config_path: str) -> int:
         ),
     )
     code = Supervisor(
-        process_specs(plan),
+        process_specs(plan, has_recorder=config.raw.enabled),
         config=config,
         data_dir=data_dir,
         counters_path=data_dir / "run" / "counters",
         prepare=prepare,
         reload=lambda: settings.load(config_path),
-        respec=lambda new: process_specs(planner.again(new), planner.running),
+        respec=lambda new: process_specs(planner.again(new), planner.running, has_recorder=config.raw.enabled),
         chore=chore,
         booted=planner.report_to,
     ).run()
@@ -80,6 +82,8 @@ def _prepare_rings(data_dir: Path, config: settings.Config) -> None:
     size = {"workers": config.workers, "capacity_mb": config.ring.capacity_mb}
     try:
         prepare_rings(data_dir, **size)
+        if config.raw.enabled:
+            prepare_raw_rings(data_dir, workers=config.workers, capacity_mb=config.raw.ring_mb)
     except OSError as exc:
         if exc.errno not in NO_ROOM:
             raise
@@ -89,8 +93,11 @@ def _prepare_rings(data_dir: Path, config: settings.Config) -> None:
         ) from exc
 
 
-def process_specs(plan: Plan, running: Collection[int] = ()) -> tuple[ProcessSpec, ...]:
-    """Return the desired processes: a worker for each shard that has connections or is *running*, one of each sink."""
+def process_specs(plan: Plan, running: Collection[int] = (), *, has_recorder: bool = False) -> tuple[ProcessSpec, ...]:
+    """Return the desired processes: a worker for each shard that has connections or is *running*, one of each sink.
+
+    has_recorder: one more, that keeps what the workers receive as it came.
+    """
     workers = tuple(
         ProcessSpec(
             role="worker",
@@ -105,7 +112,15 @@ def process_specs(plan: Plan, running: Collection[int] = ()) -> tuple[ProcessSpe
         for shard in plan.workers
         if shard.connections or shard.worker in running
     )
+    recorder = ProcessSpec(
+        role="recorder",
+        argv=module_argv("daemon.recording.recorder"),
+        counters_block=RECORDER_BLOCK,
+        drain_order=DRAIN_SINKS,
+        restart=Restart.BEST_EFFORT,
+    )
     return (
+        *((recorder,) if has_recorder else ()),
         ProcessSpec(
             role="writer",
             argv=module_argv("daemon.sinks.writer"),

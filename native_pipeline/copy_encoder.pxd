@@ -12,6 +12,7 @@ from native_pipeline.record cimport (
     sise_record_header,
     sise_trade,
 )
+from native_pipeline.record_block cimport RecordBlock
 from native_pipeline.ring cimport RingReader
 
 
@@ -58,6 +59,8 @@ cdef class CopyBatch:
 
     # Records taken, or -1 when memory ran out (the reader is then ahead of the batch).
     cdef int64_t take(self, RingReader reader, int64_t max_records) noexcept nogil
+    # Records of *block* encoded, or -1 when memory ran out.
+    cdef int64_t take_block(self, RecordBlock block, int64_t begin, int64_t end) noexcept nogil
     cdef int append(self, const sise_record_header* record, int16_t source) noexcept nogil
     cdef char* put_trade(self, char* at, const sise_trade* trade, int16_t source) noexcept nogil
     cdef char* put_book(self, char* at, const sise_book* book, int16_t source) noexcept nogil

@@ -34,6 +34,7 @@ from native_pipeline.record cimport (
     sise_record_header,
     sise_trade,
 )
+from native_pipeline.record_block cimport RecordBlock, block_part
 from native_pipeline.ring cimport RingReader
 from native_pipeline.venue_text cimport TEXT_GROWTH, put_text
 
@@ -95,7 +96,8 @@ COLUMNS = {
     ),
 }
 _TABLE_IDS = {name: number for number, name in enumerate(COLUMNS)}  # in the order of CopyTable
-_TABLE_OF_KIND = {data.kind: data.table for data in MARKET_DATA} | {
+# kind of a record -> table of its row
+TABLE_OF_KIND = {data.kind: data.table for data in MARKET_DATA} | {
     SISE_QUARANTINE: "quarantine", SISE_GAP: "feed_gaps", SISE_LEDGER: "ingest_ledger",
 }
 
@@ -285,7 +287,7 @@ cdef class CopyBatch:
         fill_names(self.sides, by_number(SIDE_NAMES, None))  # neither buy nor sell: NULL
         fill_names(self.exchanges, map(exchange_name, range(NAMES)))
         for number in range(NAMES):
-            self.table_of[<int>number] = _TABLE_IDS[_TABLE_OF_KIND[number]] if number in _TABLE_OF_KIND else NO_TABLE
+            self.table_of[<int>number] = _TABLE_IDS[TABLE_OF_KIND[number]] if number in TABLE_OF_KIND else NO_TABLE
 
     def __dealloc__(self):
         cdef int table
@@ -331,6 +333,36 @@ cdef class CopyBatch:
             taken += 1
         self.records += taken
         return taken
+
+    def append_block(self, RecordBlock block not None, int64_t begin=0, end=None) -> int:
+        """Encode records [begin, end) of *block* as append_from would have; return how many. end None: all the rest.
+
+        All of them, however large a table becomes: the block's owner has bounded it. Raises IndexError for records that
+        the block does not have, BufferError while a block of this batch is being read, MemoryError if a buffer cannot
+        grow: then clear() the batch.
+        """
+        cdef int64_t stop = block.count if end is None else end, taken
+        if not 0 <= begin <= stop <= block.count:
+            raise IndexError(f"records: expected a part of 0 to {block.count}, found {begin} to {stop}")
+        if self.exports:
+            raise BufferError("a block of this batch is still being read")
+        with nogil:
+            taken = self.take_block(block, begin, stop)
+        if taken < 0:
+            raise MemoryError("no memory for another row")
+        return taken
+
+    cdef int64_t take_block(self, RecordBlock block, int64_t begin, int64_t end) noexcept nogil:
+        cdef int64_t i
+        cdef int number
+        cdef block_part* part
+        for number in range(block.part_count):
+            part = &block.part_list[number]
+            for i in range(max(begin, part.first_record), min(end, part.first_record + part.records)):
+                if self.append(block.at(i), part.ring) == NO_MEMORY:
+                    return -1
+        self.records += end - begin
+        return end - begin
 
     cdef int append(self, const sise_record_header* record, int16_t source) noexcept nogil:
         """Append one record to the stream of its table, and return that; NO_TABLE: of an unknown kind, or NO_MEMORY."""

@@ -18,6 +18,7 @@ class FrameListener(WSListener):
         on_closed: Callable[[], object],
         *,
         max_message_bytes: int = ...,
+        raw: RingWriter | None = None,
     ) -> None: ...
     @property
     def last_frame_ns(self) -> int: ...

@@ -7,17 +7,20 @@ makes the records visible once per network read. Control messages go to Python. 
 socket is paused, so that the venue's TCP window fills up instead of our memory; what the read buffer still held is
 kept aside, in order, until there is room. The connection must be opened with `enable_auto_pong=False`: picows would
 swallow a PING that ends a read, and with it the signal to publish.
+
+With a raw ring, each message that held data is also kept there as it came, for the recorder. That is best effort: what
+finds no room is counted and left out. Control messages are not kept, because they may hold keys.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
 from picows.picows cimport WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from native_pipeline.counters cimport CountersBlock
 from native_pipeline.frame_parser cimport PARSE_CONTROL, PARSE_RING_FULL, FrameParser
-from native_pipeline.record cimport REASON_TOO_LONG
+from native_pipeline.record cimport REASON_TOO_LONG, SISE_RAW, sise_raw
 from native_pipeline.ring cimport RingWriter
 
 from native_pipeline.counters import COUNTER_IDS
@@ -38,6 +41,8 @@ cdef int SOCKET_PAUSES = COUNTER_IDS["socket_pauses"]
 cdef int RING_FULL_WAITS = COUNTER_IDS["ring_full_waits"]
 cdef int DUPLICATES_DROPPED = COUNTER_IDS["duplicates_dropped"]
 cdef int LAST_DATA_NS = COUNTER_IDS["last_data_ns"]
+cdef int RAW_FRAMES = COUNTER_IDS["raw_frames"]
+cdef int RAW_FRAMES_DROPPED = COUNTER_IDS["raw_frames_dropped"]
 
 cdef enum:
     AGE_HISTOGRAM = 0     # of the worker: socket read -> visible in the ring
@@ -104,9 +109,11 @@ cdef class FrameListener(WSListener):
 
     on_control: called with the bytes of each control message. on_closed: called once, when the socket is gone.
     max_message_bytes: bound of a fragmented message; a longer one is quarantined (its first bytes are kept).
+    raw: where messages are kept as they came, for the recorder; None: nowhere.
     """
 
     cdef RingWriter ring
+    cdef RingWriter raw
     cdef FrameParser parser
     cdef CountersBlock counters
     cdef object on_control
@@ -122,6 +129,8 @@ cdef class FrameListener(WSListener):
     cdef uint64_t read_frames
     cdef uint64_t read_bytes
     cdef uint64_t read_control
+    cdef uint64_t read_raw
+    cdef uint64_t read_raw_dropped
     cdef object transport
     cdef const char* taken_from   # read buffer: what picows still delivers from here ...
     cdef const char* taken_until  # ... to here was taken already; NULL outside a read
@@ -132,8 +141,9 @@ cdef class FrameListener(WSListener):
     cdef readonly bint close_received   # the venue closed in order: nothing of it is on its way any more
 
     def __init__(self, RingWriter ring not None, FrameParser parser not None, CountersBlock counters not None,
-                 on_control, on_closed, *, size_t max_message_bytes=16 << 20):
+                 on_control, on_closed, *, size_t max_message_bytes=16 << 20, RingWriter raw=None):
         self.ring = ring
+        self.raw = raw
         self.parser = parser
         self.counters = counters
         self.on_control = on_control
@@ -268,6 +278,8 @@ cdef class FrameListener(WSListener):
             result = self._parse(data, size, form, self.recv_ns)
             if result >= 0:
                 self.last_data_ns = self.recv_ns
+                if self.raw is not None:
+                    self._keep_raw(data, size, form, self.recv_ns)
                 return
             if result == PARSE_CONTROL:
                 self.read_control += 1
@@ -288,10 +300,32 @@ cdef class FrameListener(WSListener):
         self.parser.quarantined += 1
         return 1
 
+    cdef void _keep_raw(self, const char* data, Py_ssize_t size, MessageForm form, int64_t recv_ns) noexcept nogil:
+        """Append the message to the raw ring, or count it as dropped: if it is cut, or too long for the ring."""
+        cdef sise_raw* record = NULL
+        if form != TOO_LONG and <uint64_t>size < self.raw.capacity >> 3:
+            record = <sise_raw*>self.raw.reserve(<uint32_t>(sizeof(sise_raw) + size))
+        if record is NULL:
+            self.read_raw_dropped += 1
+            return
+        record.header.kind = SISE_RAW
+        record.header.venue = self.parser.venue
+        record.header.connection = self.parser.connection
+        record.header.recv_ns = recv_ns
+        record.frame_bytes = <uint32_t>size
+        record.is_text = form == TEXT
+        record.is_redundant = self.parser.is_redundant
+        record.reserved[0] = record.reserved[1] = 0
+        memcpy(<char*>record + sizeof(sise_raw), data, size)
+        self.raw._commit(<char*>record)
+        self.read_raw += 1
+
     cdef _end_read(self):
         """Behind the last frame of a network read: publish, count, pause the socket if the ring is short of room."""
         self.taken_from = self.taken_until = NULL
         self.ring.publish_head()
+        if self.raw is not None:
+            self.raw.publish_head()
         if self.recv_ns:
             if self.parser.records:
                 self.counters.observe(AGE_HISTOGRAM, wall_ns() - self.recv_ns, self.parser.records)
@@ -313,6 +347,11 @@ cdef class FrameListener(WSListener):
         self.counters.add(RECORDS_QUARANTINED, self.parser.quarantined)
         if self.last_data_ns:
             self.counters.store(LAST_DATA_NS, <uint64_t>self.last_data_ns)
+        if self.read_raw or self.read_raw_dropped:
+            self.counters.add(RAW_FRAMES, self.read_raw)
+            self.counters.add(RAW_FRAMES_DROPPED, self.read_raw_dropped)
+            self.read_raw = 0
+            self.read_raw_dropped = 0
         if self.parser.duplicates:
             self.counters.add(DUPLICATES_DROPPED, self.parser.duplicates)
             self.parser.duplicates = 0
@@ -349,11 +388,15 @@ cdef class FrameListener(WSListener):
                 if result == PARSE_CONTROL:
                     self.read_control += 1
                     self.on_control(PyBytes_FromStringAndSize(data, held.size))
+                elif self.raw is not None:
+                    self._keep_raw(data, held.size, <MessageForm>held.form, held.recv_ns)
         finally:  # on_control may raise: what is done is done once
             if done:
                 memmove(self.held.data, self.held.data + done, self.held.size - done)
                 self.held.size -= done
                 self.ring.publish_head()
+                if self.raw is not None:
+                    self.raw.publish_head()
                 self._count()
         if self.held.size or self.ring.free_bytes() < 2 * self.reserve_bytes:
             return False

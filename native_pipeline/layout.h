@@ -40,6 +40,7 @@ enum sise_record_kind {
     SISE_GAP = 4,
     SISE_LEDGER = 5,
     SISE_EVENT = 6, /* market data that is neither a trade nor a book */
+    SISE_RAW = 7,   /* a message as received; only in the rings of the recorder */
     SISE_PAD = 255,
 };
 
@@ -143,7 +144,8 @@ typedef struct {
     uint64_t through_seq;           /* 64: counts cover every record up to this seq */
     uint32_t count;                 /* 72: records of data_kind received for symbol in that minute */
     uint8_t data_kind;              /* 76 */
-    uint8_t reserved[3];            /* 77 */
+    uint8_t is_last;                /* 77: 1 in the last record of a checkpoint */
+    uint8_t reserved[2];            /* 78 */
 } sise_ledger;                      /* 80 */
 
 typedef struct {
@@ -163,6 +165,14 @@ typedef struct {
     uint16_t text_bytes;            /* 102: of the venue's own text of the record, kept behind this struct */
 } sise_event;                       /* 104, then the text, NUL padded to a multiple of 8 */
 
+typedef struct {
+    sise_record_header header;
+    uint32_t frame_bytes; /* 32: kept behind this struct, NUL padded to a multiple of 8 */
+    uint8_t is_text;      /* 36: 1 for a text message, 0 for a binary one */
+    uint8_t is_redundant; /* 37: 1 if another session brought the same streams */
+    uint8_t reserved[2];  /* 38 */
+} sise_raw;               /* 40, then the message */
+
 static_assert(sizeof(sise_record_header) == 32, "record header");
 static_assert(offsetof(sise_record_header, seq) == 8 && offsetof(sise_record_header, kind) == 24, "record header");
 static_assert(offsetof(sise_trade, symbol) == 32 && offsetof(sise_trade, price) == 64, "trade");
@@ -173,6 +183,7 @@ static_assert(offsetof(sise_quarantine, reason) == 40 && sizeof(sise_quarantine)
 static_assert(offsetof(sise_gap, started_ns) == 56 && sizeof(sise_gap) == 88, "gap");
 static_assert(offsetof(sise_event, price) == 64 && offsetof(sise_event, text_bytes) == 102, "event");
 static_assert(sizeof(sise_event) == 104, "event");
+static_assert(offsetof(sise_raw, is_redundant) == 37 && sizeof(sise_raw) == 40, "raw");
 static_assert(offsetof(sise_ledger, minute_ns) == 56 && sizeof(sise_ledger) == 80, "ledger");
 
 /* Bytes 24..31 of a header and the last 8 of a trade, each in one store: a checksum that reads a word again while
@@ -202,7 +213,8 @@ typedef struct {
     uint32_t mode;              /* 32: enum sise_consumer_mode */
     uint32_t sleeping;          /* 36: 1 while it waits for its eventfd; both sides use a full fence */
     int64_t pid;                /* 40: of the attached process, 0 when detached */
-    uint8_t reserved[16];       /* 48 */
+    uint64_t position_check;    /* 48: ~position, stored before it; 0: not kept. Two copies: the lower one is right */
+    uint8_t reserved[8];        /* 56 */
 } sise_consumer_slot;           /* 64: one cache line */
 
 typedef struct {
@@ -227,7 +239,9 @@ typedef struct {
     uint64_t head;           /* 128: end of the published records; producer stores (release), consumers load (acquire) */
     uint64_t claimed;        /* 136: the producer may be writing below this; stored before it writes */
     int64_t head_recv_ns;    /* 144: receive time of the newest published record */
-    uint8_t reserved1[40];   /* 152 */
+    uint64_t head_seq;       /* 152: seq of the record that will begin at head, if head_check says so */
+    uint64_t head_check;     /* 160: ~(head ^ head_seq), stored before head */
+    uint8_t reserved1[24];   /* 168 */
     uint64_t synced;         /* 192: everything below survives a power loss */
     uint8_t reserved2[56];   /* 200 */
     sise_consumer_slot consumers[SISE_CONSUMERS]; /* 256 */
@@ -280,6 +294,8 @@ static inline void sise_store_relaxed(uint64_t *p, uint64_t v) { __atomic_store_
 static inline uint32_t sise_exchange32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
 static inline uint32_t sise_load32_relaxed(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
 static inline void sise_store32_relaxed(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+/* Makes the page dirty and changes nothing, whoever else writes there. */
+static inline void sise_touch(uint64_t *p) { __atomic_fetch_or(p, 0, __ATOMIC_RELAXED); }
 static inline void sise_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 static inline void sise_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
 static inline void sise_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }

@@ -23,6 +23,7 @@ cdef extern from "layout.h" nogil:
         SISE_GAP
         SISE_LEDGER
         SISE_EVENT
+        SISE_RAW
         SISE_PAD
         SISE_FLAG_CROSSED
         SISE_FLAG_TRUNCATED
@@ -116,7 +117,8 @@ cdef extern from "layout.h" nogil:
         uint64_t through_seq
         uint32_t count
         uint8_t data_kind
-        uint8_t reserved[3]
+        uint8_t is_last
+        uint8_t reserved[2]
 
     ctypedef struct sise_event:
         sise_record_header header
@@ -134,6 +136,13 @@ cdef extern from "layout.h" nogil:
         uint8_t text_is_cut
         uint16_t text_bytes
 
+    ctypedef struct sise_raw:
+        sise_record_header header
+        uint32_t frame_bytes
+        uint8_t is_text
+        uint8_t is_redundant
+        uint8_t reserved[2]
+
     ctypedef struct sise_consumer_slot:
         char name[16]
         uint64_t position
@@ -141,6 +150,7 @@ cdef extern from "layout.h" nogil:
         uint32_t mode
         uint32_t sleeping
         int64_t pid
+        uint64_t position_check
 
     ctypedef struct sise_index_entry:
         uint64_t position
@@ -162,6 +172,8 @@ cdef extern from "layout.h" nogil:
         uint64_t head
         uint64_t claimed
         int64_t head_recv_ns
+        uint64_t head_seq
+        uint64_t head_check
         uint64_t synced
         sise_consumer_slot consumers[8]
         sise_index_entry index[256]
@@ -189,6 +201,7 @@ cdef extern from "layout.h" nogil:
     uint32_t sise_exchange32(uint32_t *p, uint32_t v)
     uint32_t sise_load32_relaxed(const uint32_t *p)
     void sise_store32_relaxed(uint32_t *p, uint32_t v)
+    void sise_touch(uint64_t *p)
     void sise_fence_acquire()
     void sise_fence_release()
     void sise_fence_full()

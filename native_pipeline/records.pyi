@@ -19,6 +19,7 @@ class MarketData(NamedTuple):
 
 MARKET_DATA: Final[tuple[MarketData, ...]]
 
+def describe_record(record: bytes) -> dict[str, Any]: ...  # Any: as below
 def flag_names(flags: int) -> list[str]: ...
 def exchange_name(flags: int) -> str | None: ...
 def read_records(reader: RingReader, max_records: int) -> list[dict[str, Any]]: ...  # Any: the fields differ by kind

@@ -225,6 +225,17 @@ cdef dict _record(const sise_record_header* header):
     return common
 
 
+def describe_record(bytes record not None) -> dict:
+    """Return one whole record, header included, as `read_records` does. Raises ValueError if it is too short to be one.
+
+    record: its length and checksum are taken for granted.
+    """
+    cdef const sise_record_header* header = <const sise_record_header*><const char*>record
+    if len(record) < <Py_ssize_t>sizeof(sise_record_header) or len(record) != header.length:
+        raise ValueError(f"expected a whole record, found {len(record)} bytes")
+    return _record(header)
+
+
 def flag_names(int flags) -> list:
     """Return the names of the bits set in *flags* that a reader of records may want to know, in the order of bits."""
     return [name for bit, name in FLAG_NAMES.items() if flags & bit]

@@ -27,6 +27,7 @@ cdef class RingFile:
     cdef const sise_record_header* record_at(self, uint64_t* position, uint64_t end) noexcept nogil
     cdef void map_pages(self, uint64_t begin, uint64_t end) noexcept nogil
     cdef void release_pages(self, uint64_t begin, uint64_t end) noexcept nogil
+    cdef uint64_t _lowest_gate(self, uint64_t default) noexcept nogil
 
 
 cdef class RingWriter(RingFile):
@@ -48,9 +49,20 @@ cdef class RingWriter(RingFile):
     cdef int wake_fds[8]           # eventfd of each consumer slot, -1 if none
     cdef readonly uint64_t full_count     # reserve() calls that found no room
     cdef readonly uint64_t recovered_bytes  # cut from the tail at open
+    cdef readonly uint64_t adopted_records  # whole records behind the published ones, taken over at open
     cdef bint closed
+    cdef readonly bint syncs_first  # the sync thread publishes what it has synced
+    # What publish_head() has handed to the sync thread: consistent where written_seq == written_seq_check, read in
+    # the order of this list and stored in the reverse one.
+    cdef uint64_t written_seq_check
+    cdef int64_t written_recv_ns
+    cdef uint64_t written
+    cdef uint64_t written_seq
+    cdef uint32_t sync_sleeping    # 1 while the sync thread waits for sync_fd; both sides use a full fence
+    cdef int sync_fd
+    cdef uint64_t doubtful_begin   # pages from here to doubtful_end: of a predecessor whose sync may have failed
+    cdef uint64_t doubtful_end
 
-    cdef uint64_t _lowest_gate(self, uint64_t default) noexcept nogil
     # Room for one record of *length* bytes (any number; rounded up to 8 here), header included, zero-filled
     # header fields excepted: the caller sets kind, flags, venue, market, recv_ns, utc_offset_min and the body;
     # commit() sets length, seq and crc. NULL: the ring is full, nothing has changed. The pointer is valid until
@@ -63,6 +75,11 @@ cdef class RingWriter(RingFile):
     cdef void _commit(self, char* record) noexcept nogil
     cdef void publish_head(self) noexcept nogil
     cdef uint64_t free_bytes(self) noexcept nogil
+    # Store head, with its seq, and wake who sleeps.
+    cdef void _publish(self, uint64_t position, uint64_t seq, int64_t recv_ns) noexcept nogil
+    cdef void _hand_to_sync(self) noexcept nogil
+    cdef void _account(self, const sise_record_header* record) noexcept nogil
+    cdef void _taint_doubtful(self) noexcept nogil
     # One quarantine record with the frame behind it; 0, or -1 if the ring is full.
     cdef int append_quarantine(self, uint16_t reason, uint16_t detail, uint8_t venue, uint8_t market,
                                int64_t recv_ns, const char* prefix, Py_ssize_t prefix_size,

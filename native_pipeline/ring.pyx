@@ -56,11 +56,13 @@ from native_pipeline.record cimport (
     sise_store32_relaxed,
     sise_store_relaxed,
     sise_store_release,
+    sise_touch,
 )
 
 from native_pipeline.streams cimport FoundGap, Stream, Streams
 
 from daemon.errors import RingError, RingInUse
+from daemon.failpoints import is_enabled, reach
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char* text, size_t limit)
@@ -80,7 +82,20 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t write(int fd, const void* buffer, size_t size)
+    ssize_t read(int fd, void* buffer, size_t size)
     int close(int fd)
+    int fdatasync(int fd)
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd* fds, unsigned long count, int timeout_ms)
+    short POLLIN
+
+cdef extern from "<errno.h>" nogil:
+    int c_errno "errno"
 
 cdef enum:
     MIN_CAPACITY = 1 << 20
@@ -92,6 +107,7 @@ cdef enum:
     MADV_POPULATE_WRITE = 23     # <linux/mman.h>, not in every libc's headers
     VOLUME_GAP = 4               # position in records.GAP_REASONS
     IDENTITY_BYTES = 44          # of the header: magic to ring number, written once
+    MIN_JUMP = 1 << 26           # of seq after a repair: 4 s at full speed, also when the clock was set back meanwhile
 
 GATING = SISE_CONSUMER_GATING
 LOSSY = SISE_CONSUMER_LOSSY
@@ -108,6 +124,19 @@ cdef uint32_t NO_MINUTE = <uint32_t>-1  # of Streams.oldest_minute
 _PRODUCER_LOCK = 0
 _REGISTRATION_LOCK = 8
 _FIRST_SLOT_LOCK = 256
+
+# Crash points (daemon/failpoints.py): false in production, so that each costs one predictable branch.
+cdef bint FAILPOINTS = is_enabled()
+cdef enum:
+    BEFORE_PUBLISH
+    BEFORE_WAKE
+    BEFORE_HEAD
+    IN_CHECKPOINT
+_POINTS = ("ring.before_publish", "ring.before_wake", "ring.before_head", "ring.in_checkpoint")
+
+
+cdef void _reach(int point) noexcept with gil:
+    reach(_POINTS[point])
 
 
 def create_ring(path, *, int ring, uint64_t capacity_bytes,
@@ -136,10 +165,13 @@ def create_ring(path, *, int ring, uint64_t capacity_bytes,
     header.ring = ring
     header.identity_crc32c = sise_crc32c(<const char*>&header, IDENTITY_BYTES)
     header.clean = 1
+    header.head_seq = header.first_seq
+    header.head_check = ~(header.head ^ header.head_seq)
     for number, (name, mode) in enumerate(consumers):
         encoded = _slot_name(name)
         memcpy(header.consumers[number].name, <const char*>encoded, len(encoded))
         header.consumers[number].mode = mode
+        header.consumers[number].position_check = ~header.consumers[number].position
     for number in range(SISE_INDEX_BLOCKS):
         header.index[number].position = NO_POSITION
     boot = _boot_id()
@@ -190,22 +222,28 @@ def _lock(fd: int, int start, *, bint wait=False, bint release=False) -> bool:
 
 
 cdef class RingFile:
-    """The mapping of one ring file. Raises RingError, naming what is wrong, if it is not a ring of this version."""
+    """The mapping of one ring file. Raises RingError, naming what is wrong, if it is not a ring of this version.
+
+    An instance of this class itself only reads, takes no lock and changes nothing: beside a running daemon, too.
+    """
 
     def __cinit__(self, path, *args, **kwargs):
         cdef sise_ring_header* header
         cdef uint64_t capacity
         cdef size_t size
+        cdef bint writable = type(self) is not RingFile
         self.fd = -1
         self.path = str(path)
         try:
-            self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            self.fd = os.open(self.path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         except OSError as exc:
             raise RingError(f"{self.path}: cannot be opened: {exc.strerror}") from exc
         size = os.fstat(self.fd).st_size
         if size < SISE_RING_HEADER_BYTES:
             raise RingError(f"{self.path}: is {size} bytes long, a ring has at least {SISE_RING_HEADER_BYTES}")
-        header = <sise_ring_header*>mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, self.fd, 0)
+        header = <sise_ring_header*>mmap(
+            NULL, size, PROT_READ | PROT_WRITE if writable else PROT_READ, MAP_SHARED, self.fd, 0
+        )
         if header == <sise_ring_header*>MAP_FAILED:
             raise RingError(f"{self.path}: cannot be mapped ({size} bytes)")
         self.header = header
@@ -274,6 +312,117 @@ cdef class RingFile:
     def synced(self) -> int:
         """Everything below this position survives a power loss."""
         return sise_load_acquire(&self.header.synced)
+
+    @property
+    def is_clean(self) -> bool:
+        """Was it closed in order by its last producer?"""
+        return self.header.clean == 1
+
+    @property
+    def is_in_place(self) -> bool:
+        """Is the file still the one that its path names, in its full size? Nobody must touch the mapping if not."""
+        try:
+            named, mapped = os.stat(self.path), os.fstat(self.fd)
+        except OSError:
+            return False
+        return (named.st_dev, named.st_ino) == (mapped.st_dev, mapped.st_ino) and mapped.st_size == self.mapped_bytes
+
+    @property
+    def is_cut(self) -> bool:
+        """Is the file shorter than its mapping? Then reading behind its end is SIGBUS."""
+        return os.fstat(self.fd).st_size < self.mapped_bytes
+
+    def check(self) -> dict:
+        """Walk everything that the ring holds, also beside a running producer; return what was found.
+
+        {"begin", "end": positions; "records", "bytes"; "first_seq", "last_seq", "first_recv_ns", "last_recv_ns": 0 if there
+        is none; "missing": sequence numbers left out without a mark; "damaged": [(position, bytes)], the first 1,000;
+        "damaged_places", "damaged_bytes": of all}. What is overwritten meanwhile is not damage: the walk goes on behind.
+        """
+        cdef const sise_record_header* record
+        cdef sise_record_header header
+        cdef uint64_t head = sise_load_acquire(&self.header.head)
+        cdef uint64_t position, begin, end, at, found, claimed, offset, seq, lowest
+        cdef uint64_t records = 0, size = 0, first = 0, last = 0, missing = 0, places = 0, damaged_bytes = 0
+        cdef int64_t first_ns = 0, last_ns = 0
+        cdef bint is_whole
+        damaged = []
+        claimed = sise_load_acquire(&self.header.claimed)
+        head &= ~<uint64_t>7
+        lowest = min(claimed - self.capacity if claimed > self.capacity else 0, head)
+        begin = position = min(self._first_trusted(lowest, head), head)
+        if lowest == 0:
+            begin = position = 0
+        while position < head:
+            at = position
+            record = self.record_at(&at, head)
+            is_whole = record is not NULL
+            if is_whole:
+                header = record[0]
+                is_whole = not last or header.seq > last
+            sise_fence_acquire()
+            claimed = sise_load_relaxed(&self.header.claimed)
+            if claimed > self.capacity and position < claimed - self.capacity:
+                # overwritten while it was read: go on well behind
+                if self.find_boundary(claimed - self.capacity + (self.capacity >> 3), &found, &seq) < 0:
+                    break
+                if records == 0:
+                    begin = found
+                position, last = found, 0
+                continue
+            if is_whole:
+                if last and header.seq != last + 1 and not header.flags & SISE_FLAG_RESUMED:
+                    missing += header.seq - last - 1
+                if header.recv_ns > 0:
+                    first_ns = first_ns or header.recv_ns
+                    last_ns = header.recv_ns
+                first = first or header.seq
+                last = header.seq
+                records += 1
+                size += header.length
+                position = at + header.length
+            elif record is NULL and at >= head:
+                position = head
+            else:
+                offset = at & self.mask
+                end = at + _scan(self.data + offset, min(self.capacity - offset, head - at), 8,
+                                 last if last else self.header.first_seq - 1,
+                                 _most_records(self.capacity) if last else NO_POSITION)
+                if places and damaged and damaged[len(damaged) - 1][0] + damaged[len(damaged) - 1][1] == at:
+                    damaged[len(damaged) - 1] = (damaged[len(damaged) - 1][0], damaged[len(damaged) - 1][1] + end - at)
+                else:
+                    places += 1
+                    if len(damaged) < 1000:
+                        damaged.append((at, end - at))
+                damaged_bytes += end - at
+                position = end
+        return {
+            "begin": begin, "end": head, "records": records, "bytes": size, "first_seq": first, "last_seq": last,
+            "first_recv_ns": first_ns, "last_recv_ns": last_ns, "missing": missing, "damaged": damaged,
+            "damaged_places": places, "damaged_bytes": damaged_bytes,
+        }
+
+    def _first_trusted(self, uint64_t oldest, uint64_t head) -> int:
+        """Position of the first indexed record in [oldest, head) that is what the index says; else the lowest gate."""
+        cdef uint64_t position = oldest, found, at, seq
+        cdef const sise_record_header* record
+        while self.find_boundary(position, &found, &seq) == 0:
+            at = found
+            record = self.record_at(&at, head)
+            if record is not NULL and at == found and record.seq == seq:
+                return found
+            position = found + 1
+        return max(oldest, min(self._lowest_gate(head), head))
+
+    cdef uint64_t _lowest_gate(self, uint64_t default) noexcept nogil:
+        cdef uint64_t lowest = NO_POSITION, at
+        cdef int i
+        for i in range(SISE_CONSUMERS):
+            if self.header.consumers[i].mode == SISE_CONSUMER_GATING:
+                at = sise_load_acquire(&self.header.consumers[i].position)  # pairs with commit_position's release
+                if at < lowest:
+                    lowest = at
+        return lowest if lowest != NO_POSITION else default
 
     def consumers(self):
         """Return {name: {"mode", "position", "lapped_records", "pid"}} of every registered consumer."""
@@ -371,11 +520,10 @@ cdef class RingFile:
 
 cdef inline bint _is_whole(const sise_record_header* record, uint64_t room, uint64_t available) noexcept nogil:
     """Is this a record whose length is possible and whose checksum is right?"""
-    if record.length < sizeof(sise_record_header) or record.length & 7:
+    cdef uint32_t length = sise_load32_relaxed(&record.length)  # once: it may be overwritten meanwhile
+    if length < sizeof(sise_record_header) or length & 7 or length > room or length > available:
         return False
-    if record.length > room or record.length > available:
-        return False
-    return sise_crc32c(<const char*>record + 8, record.length - 8) == record.crc32c
+    return sise_crc32c(<const char*>record + 8, length - 8) == record.crc32c
 
 
 cdef uint64_t _scan(const char* memory, uint64_t size, uint64_t begin, uint64_t after_seq,
@@ -400,6 +548,22 @@ cdef uint64_t _scan(const char* memory, uint64_t size, uint64_t begin, uint64_t 
     return size
 
 
+cdef inline bint _can_lie_at(const sise_record_header* record, uint64_t position, uint64_t limit_position,
+                             uint64_t limit_seq) noexcept nogil:
+    """Can this record be the one that was written at *position*, if limit_seq was the number at limit_position?"""
+    if position < limit_position:
+        return record.seq < limit_seq
+    return record.seq - limit_seq <= (position - limit_position) // sizeof(sise_record_header) or (
+        record.flags & SISE_FLAG_RESUMED and record.seq > limit_seq
+    )
+
+
+cdef inline void _store_position(sise_consumer_slot* slot, uint64_t position) noexcept nogil:
+    """The copy first: whoever dies between leaves the older of two positions, hence records delivered again."""
+    sise_store_relaxed(&slot.position_check, ~position)
+    sise_store_release(&slot.position, position)
+
+
 cdef inline uint64_t _most_records(uint64_t capacity) noexcept nogil:
     return capacity // sizeof(sise_record_header)
 
@@ -408,20 +572,30 @@ cdef class RingWriter(RingFile):
     """The ring's only producer. A second one is refused with RingError as long as the first one lives.
 
     wake_fds: consumer name -> eventfd that wakes it (only written when the consumer says that it sleeps).
+    syncs_first: publishing only hands over to the sync thread, which has to call `wait_written` and `sync`: then
+    consumers see nothing that a power loss could take back.
     """
 
-    def __cinit__(self, path, *, wake_fds=None):
+    def __cinit__(self, path, *, wake_fds=None, bint syncs_first=False):
         cdef int i
+        self.sync_fd = -1
         for i in range(SISE_CONSUMERS):
             self.wake_fds[i] = -1
         if not _lock(self.fd, _PRODUCER_LOCK):
             raise RingInUse(f"{self.path}: another producer holds it (pid {self.header.producer_pid})")
+        self.syncs_first = syncs_first
+        if syncs_first:
+            self.sync_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.ledger = Ledger()
         self.streams_seen = Streams()
         self._recover()
         for name, fd in (wake_fds or {}).items():
             self._set_wake_fd(name, fd)
         self._wake_all()
+
+    def __dealloc__(self):
+        if self.sync_fd > 0:  # 0: refused before it was set
+            close(self.sync_fd)
 
     def _set_wake_fd(self, name, int fd):
         encoded = _slot_name(name)
@@ -441,20 +615,35 @@ cdef class RingWriter(RingFile):
                 write(self.wake_fds[i], &one, sizeof(one))
 
     def _recover(self):
-        """Find the end of the log, cut what is not whole, and recount what no ledger record covers.
+        """Find the end of the log, cut what is not whole, take over what was not published, recount what no ledger covers.
 
-        After a process's death the published records are whole by construction. After a power loss (another boot and
-        no orderly close) pages may be missing or older than the header: the log is cut behind the last record that is
-        whole and in sequence, readers skip and count damage before that, and the sequence jumps ahead (microseconds
-        now: a ring averages fewer records than one a microsecond), because the database may hold numbers that this
-        file no longer knows. The jump is kept in the header (`resume_seq`) until records carry it.
+        After a process's death the published records are whole by construction, and those behind them too, up to the
+        one that it was writing: they are taken over. After a power loss (or any reboot: who knows) each page
+        is as old as it likes. Records missing at the end are cut, damage before is skipped and counted by the readers,
+        and whole records behind the head are taken over as far as their sequence goes. A page of the header that is
+        older than pages of data leaves newer records (of a lap that the header does not know) where older ones were
+        that are consumed: they are made unreadable, or a reader would take everything behind them for done.
+
+        After a repair the sequence jumps ahead (microseconds now: a ring averages fewer records than one a
+        microsecond), because the database may hold numbers that this file no longer knows. The jump is kept in the
+        header (`resume_seq`) until records carry it.
         """
         cdef uint64_t head = self.header.head, claimed = self.header.claimed, resume_seq = self.header.resume_seq
-        cdef uint64_t start, position, end, oldest, offset, last_seq = 0, at
+        cdef uint64_t head_seq = self.header.head_seq, first_seq = self.header.first_seq
+        cdef uint64_t start, position, end, oldest, offset, gate, at, last_seq = 0, first_found = NO_POSITION
+        cdef uint64_t limit_position, limit_seq
         cdef const sise_record_header* record
-        cdef bint damaged = False
+        cdef bint damaged = False, is_foreign
         boot = _boot_id()
-        cdef bint power_loss = not self.header.clean and self.header.boot_id[:16] != boot
+        # `clean` says nothing here: what the disk kept may be a header from before this producer's predecessor
+        cdef bint power_loss = self.header.boot_id[:16] != boot
+        if self.header.head_check != ~(head ^ head_seq) or not first_seq <= head_seq:
+            # damage, or an older program wrote last, or its producer died between the two stores
+            at = ~self.header.head_check ^ head_seq
+            if first_seq <= head_seq and at <= claimed and self._leads_to(at, head_seq):
+                head = at
+            else:
+                head_seq = 0
         if head > claimed:
             # `claimed` is stored first and lies in the same disk sector: one of the two is no value of ours
             at = 0
@@ -463,43 +652,57 @@ cdef class RingWriter(RingFile):
                     at = max(at, self.header.index[i].position)
             if at < claimed:
                 head = claimed  # the walk below finds the end
+                head_seq = 0
             else:
                 claimed = head
         elif claimed - head > 2 * self.capacity:
             claimed = head
         head &= ~<uint64_t>7
         oldest = min(claimed - self.capacity if claimed > self.capacity else 0, head)
-        start = position = end = self._first_trusted(oldest, head)
+        gate = self._restore_positions(head)
+        start = min(self._first_trusted(oldest, head), max(oldest, gate))
+        limit_position, limit_seq = self._find_limit(oldest, head, head_seq)
+        position = end = start
         while True:
             record = self.record_at(&position, head)
-            if record is not NULL and (
+            is_foreign = record is not NULL and not _can_lie_at(record, position, limit_position, limit_seq)
+            if record is not NULL and not is_foreign and (
                 last_seq == 0
                 or record.seq == last_seq + 1
                 or (record.seq > last_seq and (damaged or record.flags & SISE_FLAG_RESUMED))
             ):
                 damaged = False
                 last_seq = record.seq
-                self.streams_seen.observe(record)
-                if record.kind != SISE_LEDGER:
-                    self.ledger.count(record)
-                elif self.ledger.used:
-                    self.ledger.clear()  # a checkpoint: it holds the counts of everything before it
+                first_found = min(first_found, position)
+                self._account(record)
                 position += record.length
                 end = position
             elif record is NULL and position >= head:
                 break
             else:
                 damaged = True
+                if is_foreign:
+                    (<sise_record_header*>record).crc32c ^= <uint32_t>-1
                 offset = position & self.mask
                 position += _scan(self.data + offset, min(self.capacity - offset, head - position), 8,
-                                  max(last_seq, self.header.first_seq - 1),
+                                  max(last_seq, first_seq - 1),
                                   _most_records(self.capacity) if last_seq else NO_POSITION)
+        at = head
+        record = self.record_at(&at, gate + self.capacity)
         if not damaged:
             end = head
-        self.recovered_bytes = head - end
-        self.next_seq = last_seq + 1 if last_seq else self.header.first_seq
+        elif head_seq and (gate >= head or (record is not NULL and record.seq == max(head_seq, resume_seq))):
+            end = head  # nobody needs what is missing, or the log goes on behind it: readers count it
+            last_seq = head_seq - 1
+        if last_seq == 0 and head_seq and end == head:
+            last_seq = head_seq - 1  # all of it is overwritten, but the header knows
+        self.next_seq = last_seq + 1 if last_seq else first_seq
+        if last_seq or head == 0:
+            end = self._adopt(end, gate + self.capacity, max(self.next_seq, resume_seq))
+        self.recovered_bytes = head - end if head > end else 0
         if self.recovered_bytes or power_loss or (last_seq == 0 and head > 0):
-            resume_seq = max(max(self.next_seq, resume_seq) + 1, <uint64_t>(time.time_ns() // 1000))
+            resume_seq = max(max(max(self.next_seq, resume_seq), head_seq) + MIN_JUMP,
+                             <uint64_t>(time.time_ns() // 1000))
             self.header.resume_seq = resume_seq
         if resume_seq > self.next_seq:
             self.next_seq = resume_seq
@@ -514,57 +717,145 @@ cdef class RingWriter(RingFile):
         for i in range(SISE_CONSUMERS):
             at = self.header.consumers[i].position
             if at > end:
-                sise_store_release(&self.header.consumers[i].position, end)
-            elif self.header.consumers[i].mode == SISE_CONSUMER_GATING and (
-                at < oldest or (power_loss and at < start and not self._leads_to(at, start))
-            ):
-                sise_store_release(&self.header.consumers[i].position, start)
+                _store_position(&self.header.consumers[i], end)
+            elif self.header.consumers[i].mode == SISE_CONSUMER_GATING and (at < oldest or at & 7):
+                _store_position(&self.header.consumers[i], min(first_found, end))
         self.claimed = max(claimed, end)
         sise_store_release(&self.header.claimed, self.claimed)
         self.released = end
         self.last_recv_ns = self.header.head_recv_ns
+        self.doubtful_begin = max(min(self.header.synced, end), self._oldest())
+        self.doubtful_end = end
         self.header.synced = min(self.header.synced, end)
         self.header.producer_pid = os.getpid()
+        if self.recovered_bytes or power_loss:
+            os.fdatasync(self.fd)  # the jump must survive a second power loss before a record carries it
+        reach("ring.in_repair")
         memcpy(self.header.boot_id, <const char*>boot, 16)  # behind resume_seq: killed in between, it is done again
         self.header.clean = 0
+        self.header.head_seq = self.next_seq
+        self.header.head_check = ~(end ^ self.next_seq)
         sise_store_release(&self.header.head, end)
+        self.written = end
+        self.written_seq = self.written_seq_check = self.next_seq
+        self.written_recv_ns = self.last_recv_ns
         self.gate = self._lowest_gate(end)
         self.release_pages(oldest, end)
 
-    def _first_trusted(self, uint64_t oldest, uint64_t head) -> int:
-        """Position of the first indexed record in [oldest, head) that is what the index says; else the lowest gate."""
-        cdef uint64_t position = oldest, found, at, seq
+    def _leads_to(self, uint64_t head, uint64_t head_seq) -> bool:
+        """Does the newest indexed record before *head* lead there, record by record, to number *head_seq*?"""
         cdef const sise_record_header* record
-        while self.find_boundary(position, &found, &seq) == 0:
-            at = found
-            record = self.record_at(&at, head)
-            if record is not NULL and at == found and record.seq == seq:
-                return found
-            position = found + 1
-        return max(oldest, min(self._lowest_gate(head), head))
-
-    def _leads_to(self, uint64_t position, uint64_t goal) -> bool:
-        """Do whole records in sequence lie between *position* and *goal*?"""
-        cdef const sise_record_header* record
-        cdef uint64_t expected_seq = 0
-        while position < goal:
-            record = self.record_at(&position, goal)
-            if record is NULL or (expected_seq and record.seq != expected_seq):
+        cdef uint64_t at, position = NO_POSITION, seq = 0
+        for i in range(SISE_INDEX_BLOCKS):
+            at = self.header.index[i].position
+            if at < head and head - at <= self.capacity and (position == NO_POSITION or at > position):
+                position, seq = at, self.header.index[i].seq
+        if position == NO_POSITION:
+            return False
+        while position < head:
+            record = self.record_at(&position, head)
+            if record is NULL or record.seq != seq:
                 break
-            expected_seq = record.seq + 1
             position += record.length
-        record = self.record_at(&position, sise_load_acquire(&self.header.head))
-        return record is not NULL and position == goal and record.seq == expected_seq
+            seq += 1
+        return position == head and seq == head_seq
 
-    cdef uint64_t _lowest_gate(self, uint64_t default) noexcept nogil:
-        cdef uint64_t lowest = NO_POSITION, at
-        cdef int i
+    def restore_consumers(self, expected) -> list[str]:
+        """Make sure that the slots of *expected*, {name: mode}, say so; return the names of those that were damaged.
+
+        To be called before any consumer is attached. Raises RingError when it cannot be told which slot it was.
+        """
+        cdef sise_consumer_slot* slot
+        names = [self.header.consumers[i].name[:SISE_NAME_BYTES].rstrip(b"\0") for i in range(SISE_CONSUMERS)]
+        restored = []
+        for name, mode in expected.items():
+            encoded = _slot_name(name)
+            found = [i for i in range(SISE_CONSUMERS) if names[i] == encoded]
+            if not found:
+                others = {_slot_name(other) for other in expected}
+                found = [i for i in range(SISE_CONSUMERS) if names[i] and names[i] not in others and (
+                    self.header.consumers[i].mode == <uint32_t>mode)]
+            if len(found) != 1:
+                raise RingError(f"{self.path}: its consumers are damaged: {name} is missing")
+            slot = &self.header.consumers[<int>found[0]]
+            if names[found[0]] != encoded or slot.mode != <uint32_t>mode:
+                memset(slot.name, 0, SISE_NAME_BYTES)
+                memcpy(slot.name, <const char*>encoded, len(encoded))
+                slot.mode = mode
+                restored.append(name)
+        self.gate = self._lowest_gate(sise_load_relaxed(&self.header.head))
+        return restored
+
+    def _restore_positions(self, uint64_t head) -> int:
+        """Take each consumer's position from its two copies; return the lowest of a gating one, at most *head*."""
+        cdef sise_consumer_slot* slot
         for i in range(SISE_CONSUMERS):
-            if self.header.consumers[i].mode == SISE_CONSUMER_GATING:
-                at = sise_load_acquire(&self.header.consumers[i].position)  # pairs with commit_position's release
-                if at < lowest:
-                    lowest = at
-        return lowest if lowest != NO_POSITION else default
+            slot = &self.header.consumers[i]
+            if ~slot.position_check < slot.position:
+                _store_position(slot, ~slot.position_check)
+        return min(self._lowest_gate(head), head) & ~<uint64_t>7
+
+    def _find_limit(self, uint64_t oldest, uint64_t head, uint64_t head_seq) -> tuple[int, int]:
+        """Return a position and the seq that belongs there, as new as possible: the head's, or of the index.
+
+        See _can_lie_at for what it is good for.
+        """
+        cdef const sise_record_header* record
+        cdef uint64_t at, entry_position
+        if head_seq:
+            return head, head_seq
+        entries = sorted(
+            (self.header.index[i].position, self.header.index[i].seq) for i in range(SISE_INDEX_BLOCKS)
+        )
+        for entry_position, entry_seq in reversed(entries):
+            if oldest <= entry_position < head:
+                at = entry_position
+                record = self.record_at(&at, head)
+                if record is not NULL and at == entry_position and record.seq == entry_seq:
+                    return entry_position, entry_seq
+        return head, NO_POSITION
+
+    def _adopt(self, uint64_t position, uint64_t bound, uint64_t seq) -> int:
+        """Take over the whole records that follow *position*, the first one with number *seq*; return their end.
+
+        A checkpoint of the ledger only as a whole: of half of one, the counts would be lost or come twice.
+        """
+        cdef const sise_record_header* record
+        cdef uint64_t at = position, end = position, next_seq = seq, adopted_seq = seq
+        while True:
+            record = self.record_at(&at, bound)
+            if record is NULL or record.seq != next_seq:
+                break
+            at += record.length
+            next_seq += 1
+            if record.kind != SISE_LEDGER or (<const sise_ledger*>record).is_last:
+                end = at
+                adopted_seq = next_seq
+        if adopted_seq == seq and next_seq == seq:
+            return position
+        at = position
+        while at < end:
+            record = self.record_at(&at, end)
+            self._account(record)
+            if record.recv_ns > 0:
+                self.header.head_recv_ns = record.recv_ns
+            at += record.length
+        self.adopted_records = adopted_seq - seq
+        if self.adopted_records:
+            self.next_seq = adopted_seq
+        while adopted_seq < next_seq:  # numbers that will be used again: nobody must take these records for them
+            record = self.record_at(&at, bound)
+            at += record.length
+            (<sise_record_header*>record).crc32c ^= <uint32_t>-1
+            adopted_seq += 1
+        return end
+
+    cdef void _account(self, const sise_record_header* record) noexcept nogil:
+        self.streams_seen.observe(record)
+        if record.kind != SISE_LEDGER:
+            self.ledger.count(record)
+        elif self.ledger.used:
+            self.ledger.clear()  # a checkpoint: it holds the counts of everything before it
 
     cdef uint64_t free_bytes(self) noexcept nogil:
         self.gate = self._lowest_gate(sise_load_relaxed(&self.header.head))
@@ -653,21 +944,48 @@ cdef class RingWriter(RingFile):
         self.position += record.length
 
     cdef void publish_head(self) noexcept nogil:
-        cdef int i
-        cdef uint64_t one = 1
-        if self.position == sise_load_relaxed(&self.header.head) or self.closed:
+        if self.closed:
             return
-        self.header.head_recv_ns = self.last_recv_ns
-        sise_store_release(&self.header.head, self.position)  # pairs with the readers' load-acquire of head
-        sise_fence_full()  # head before sleeping: a consumer stores sleeping, fences, then looks at head again
-        for i in range(SISE_CONSUMERS):
-            if self.wake_fds[i] >= 0 and sise_load32_relaxed(&self.header.consumers[i].sleeping):
-                if sise_exchange32(&self.header.consumers[i].sleeping, 0):
-                    write(self.wake_fds[i], &one, sizeof(one))
+        if self.syncs_first:
+            if self.position != self.written:
+                self._hand_to_sync()
+        elif self.position != sise_load_relaxed(&self.header.head):
+            self._publish(self.position, self.next_seq, self.last_recv_ns)
         if self.position - self.released > 2 * RESIDENT_WINDOW:
             if self.capacity > 4 * RESIDENT_WINDOW:
                 self.release_pages(self.released, self.position - RESIDENT_WINDOW)
             self.released = self.position - RESIDENT_WINDOW
+
+    cdef void _publish(self, uint64_t position, uint64_t seq, int64_t recv_ns) noexcept nogil:
+        cdef int i
+        cdef uint64_t one = 1
+        if FAILPOINTS:
+            _reach(BEFORE_HEAD if self.syncs_first else BEFORE_PUBLISH)
+        self.header.head_recv_ns = recv_ns
+        self.header.head_seq = seq
+        self.header.head_check = ~(position ^ seq)
+        sise_store_release(&self.header.head, position)  # pairs with the readers' load-acquire of head
+        sise_fence_full()  # head before sleeping: a consumer stores sleeping, fences, then looks at head again
+        if FAILPOINTS:
+            _reach(BEFORE_WAKE)
+        for i in range(SISE_CONSUMERS):
+            if self.wake_fds[i] >= 0 and sise_load32_relaxed(&self.header.consumers[i].sleeping):
+                if sise_exchange32(&self.header.consumers[i].sleeping, 0):
+                    write(self.wake_fds[i], &one, sizeof(one))
+
+    cdef void _hand_to_sync(self) noexcept nogil:
+        """The feed thread's half of group commit: say how far it has written, wake the sync thread if that sleeps."""
+        cdef uint64_t one = 1
+        if FAILPOINTS:
+            _reach(BEFORE_PUBLISH)
+        sise_store_release(&self.written_seq, self.next_seq)
+        sise_fence_release()
+        sise_store_release(&self.written, self.position)
+        sise_store_release(<uint64_t*>&self.written_recv_ns, <uint64_t>self.last_recv_ns)
+        sise_store_release(&self.written_seq_check, self.next_seq)
+        sise_fence_full()  # written before sleeping: the sync thread stores sleeping, fences, then looks at written
+        if sise_load32_relaxed(&self.sync_sleeping) and sise_exchange32(&self.sync_sleeping, 0):
+            write(self.sync_fd, &one, sizeof(one))
 
     cdef int append_quarantine(self, uint16_t reason, uint16_t detail, uint8_t venue, uint8_t market,
                                int64_t recv_ns, const char* prefix, Py_ssize_t prefix_size,
@@ -778,7 +1096,7 @@ cdef class RingWriter(RingFile):
         cdef LedgerEntry* entry
         cdef sise_ledger* record
         cdef int64_t minute_ns = now_ns - now_ns % MINUTE_NS
-        cdef int appended = 0
+        cdef int appended = 0, checkpoint
         cdef bint due = force or self.streams_seen.oldest_minute < minute_ns // MINUTE_NS
         if self.closed or (self.ledger.used == 0 and self.streams_seen.oldest_minute == NO_MINUTE):
             return 0
@@ -791,6 +1109,7 @@ cdef class RingWriter(RingFile):
         if not due:
             return 0
         self.streams_seen.collect(self.ledger)
+        checkpoint = <int>self.ledger.used
         if self.free_bytes() < 2 * self.ledger.used * sizeof(sise_ledger):
             return 0
         for i in range(self.ledger.slots):
@@ -807,8 +1126,11 @@ cdef class RingWriter(RingFile):
             record.through_seq = through_seq
             record.count = entry.count
             record.data_kind = <uint8_t>entry.tag
+            record.is_last = appended + 1 == checkpoint
             self.commit(<char*>record)
             appended += 1
+            if FAILPOINTS:
+                _reach(IN_CHECKPOINT)
         self.ledger.clear()
         self.ledger_position = self.position
         self.publish_head()
@@ -938,22 +1260,89 @@ cdef class RingWriter(RingFile):
         """Position below which everything may be overwritten."""
         return min(self.claimed - self.capacity if self.claimed > self.capacity else 0, self.position)
 
-    def sync(self) -> int:
-        """Write everything published so far to the disk (fdatasync, without the GIL); return that position.
+    @property
+    def unsynced_bytes(self) -> int:
+        """Bytes in the ring that a power loss could still take."""
+        return min(self.position - sise_load_acquire(&self.header.synced), self.capacity)
 
-        For a background thread. A failed sync raises OSError and leaves the watermark where it was.
+    def sync(self) -> int:
+        """Write everything that is complete to the disk (fdatasync, without the GIL); return that position.
+
+        For a background thread. With `syncs_first`, then publish it. A failed sync raises OSError, publishes nothing
+        and leaves the watermark where it was.
         """
-        cdef uint64_t head = sise_load_acquire(&self.header.head)
-        if head > self.header.synced:
-            os.fdatasync(self.fd)
-            sise_store_release(&self.header.synced, head)
-        return head
+        cdef uint64_t end, seq = 0, check = 0
+        cdef int64_t recv_ns = 0
+        cdef int failed = 0
+        with nogil:
+            if self.syncs_first:
+                while True:
+                    check = sise_load_acquire(&self.written_seq_check)
+                    recv_ns = <int64_t>sise_load_acquire(<uint64_t*>&self.written_recv_ns)
+                    end = sise_load_acquire(&self.written)
+                    sise_fence_acquire()
+                    seq = sise_load_acquire(&self.written_seq)
+                    if seq == check:
+                        break
+            else:
+                end = sise_load_acquire(&self.header.head)
+            if end > sise_load_relaxed(&self.header.synced):
+                self._taint_doubtful()
+                if fdatasync(self.fd) < 0:
+                    failed = c_errno
+                else:
+                    sise_store_release(&self.header.synced, end)
+            if self.syncs_first and not failed and end != sise_load_relaxed(&self.header.head):
+                self._publish(end, seq, recv_ns)
+        if failed:
+            raise OSError(failed, os.strerror(failed), self.path)
+        return end
+
+    cdef void _taint_doubtful(self) noexcept nogil:
+        """Mark the pages of what was taken over as changed, once.
+
+        If a predecessor's sync failed, the kernel takes them for written although they are not.
+        """
+        cdef uint64_t at = self.doubtful_begin & ~<uint64_t>(PAGE - 1)
+        while at < self.doubtful_end:
+            sise_touch(<uint64_t*>(self.data + (at & self.mask)))
+            at += PAGE
+        self.doubtful_begin = self.doubtful_end
+
+    def wait_written(self, double timeout_s) -> bool:
+        """Wait, without the GIL, until there is something for `sync`, or timeout_s at most; True if there is."""
+        cdef pollfd waited
+        cdef uint64_t count
+        with nogil:
+            sise_exchange32(&self.sync_sleeping, 1)
+            sise_fence_full()  # sleeping before written; the feed thread stores written, fences, looks at sleeping
+            if sise_load_acquire(&self.written) == sise_load_relaxed(&self.header.head):
+                waited.fd = self.sync_fd
+                waited.events = POLLIN
+                poll(&waited, 1, <int>(timeout_s * 1000))
+            sise_store32_relaxed(&self.sync_sleeping, 0)
+            read(self.sync_fd, &count, sizeof(count))
+        return sise_load_acquire(&self.written) != sise_load_relaxed(&self.header.head)
+
+    def wake_sync(self) -> None:
+        """End a `wait_written` of another thread."""
+        cdef uint64_t one = 1
+        write(self.sync_fd, &one, sizeof(one))
 
     def close(self, *, bint clean=True) -> None:
-        """Publish, mark the file as closed in order, and let the next producer in."""
+        """Publish, mark the file as closed in order, and let the next producer in.
+
+        With `syncs_first` and a disk that refuses, what is not synced stays unpublished: the next producer takes it
+        over.
+        """
         if self.closed:
             return
         self.publish_head()
+        if self.syncs_first:
+            try:
+                self.sync()
+            except OSError:
+                clean = False
         self.closed = True
         self.header.clean = clean
         _lock(self.fd, _PRODUCER_LOCK, release=True)
@@ -986,7 +1375,7 @@ cdef class RingReader(RingFile):
                 self.slot_index = free_slot
                 memset(self.slot.name, 0, SISE_NAME_BYTES)
                 memcpy(self.slot.name, <const char*>encoded, len(encoded))
-                sise_store_release(&self.slot.position, sise_load_acquire(&self.header.head))
+                _store_position(self.slot, sise_load_acquire(&self.header.head))
                 sise_fence_release()  # the position before the mode: the producer looks at them in the other order
                 self.slot.mode = SISE_CONSUMER_GATING if gating else SISE_CONSUMER_LOSSY
         finally:
@@ -1030,7 +1419,7 @@ cdef class RingReader(RingFile):
             found = head
         self.position = found
         self.corrupt_records += 1
-        sise_store_release(&self.slot.position, found)
+        _store_position(self.slot, found)
 
     cdef uint64_t fetch(self, uint64_t max_bytes) noexcept nogil:
         cdef uint64_t head = sise_load_acquire(&self.header.head)  # pairs with publish()'s release
@@ -1155,7 +1544,7 @@ cdef class RingReader(RingFile):
     cdef void commit_position(self) noexcept nogil:
         if self.closed:
             return  # the slot may have a new owner
-        sise_store_release(&self.slot.position, self.position)  # pairs with the producer's load in _lowest_gate
+        _store_position(self.slot, self.position)  # pairs with the producer's load in _lowest_gate
         if self.position - self.released > RESIDENT_WINDOW:
             if self.capacity > 4 * RESIDENT_WINDOW:
                 self.release_pages(self.released, self.position)

@@ -1,6 +1,6 @@
-"""How much CPU does the KIS parser need per record, the append to the ring with its checksum included?
+"""How much CPU do the parsers need per record, the append to the ring with its checksum included?
 
-Topology: one process; frames in memory -> KisParser.parse_many -> ring file without consumers. No socket. Input:
+Topology: one process; frames in memory -> parse_many() -> ring file without consumers. No socket. Input:
 seeded frames of one record each, all different, so that the branch predictor cannot learn them; and of five trades.
 The same frames are parsed over and over, so the parser is told to keep all: what telling a repeated trade from a new
 one costs is in bench_hot_path.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import platform
@@ -22,17 +23,21 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from native_pipeline.frame_parser import FrameParser
 from native_pipeline.parse_kis import KisParser
 from native_pipeline.parse_kiwoom import KiwoomParser
+from native_pipeline.parse_upbit import UpbitParser
 from native_pipeline.records import read_records
 from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
 from tests.reference import kis as twin
 from tests.reference import kiwoom as kiwoom_twin
+from tests.reference import upbit as upbit_twin
 
 # trades and events, and books
 LIMITS_NS = {"H0STCNT0": 200, "H0STASP0": 600, "HDFSCNT0": 250, "HDFSASP0": 700, "H0IFASP0": 700, "H0STANC0": 250}
@@ -246,18 +251,65 @@ def kiwoom_frame(code: str, rng: random.Random) -> bytes:
     return json.dumps({"trnm": "REAL", "data": [entry]}, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def bench_kiwoom(code: str, options: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    rng = random.Random(20261120)
-    frames = [kiwoom_frame(code, rng) for _ in range(options.frames // 4)]
-    path = directory / "kiwoom.ring"
+# ---- Upbit: JSON in binary frames, names in full or short -----------------------------------------------------------
+
+UPBIT_LIMIT_NS = 1000
+UPBIT_VENUE, CRYPTO = 3, 3
+LEVELS = 15
+
+
+def upbit_frame(kind: str, rng: random.Random) -> bytes:
+    ns = rng.randrange(1_795_138_000_000, 1_795_139_000_000)
+    price = rng.choice((rng.randrange(90_000_000, 140_000_000, 1000), round(rng.uniform(0.01, 99.0), 4)))
+    size = lambda: round(rng.paretovariate(0.9) / 1000, 8)  # noqa: E731 - drawn anew for every field
+    message: dict[str, Any] = {
+        "type": kind,
+        "code": f"KRW-{rng.choice(('BTC', 'ETH', 'XRP', 'DOGE'))}",
+        "timestamp": ns,
+    }
+    if kind == "trade":
+        message |= {
+            "trade_date": "2026-11-20", "trade_time": "01:30:15", "trade_timestamp": ns - 25, "trade_price": price,
+            "trade_volume": size(), "ask_bid": rng.choice(("ASK", "BID")), "prev_closing_price": price,
+            "change": "EVEN", "change_price": 0.0, "sequential_id": ns * 10_000, "best_ask_price": price,
+            "best_ask_size": size(), "best_bid_price": price, "best_bid_size": size(),
+        }  # fmt: skip
+    else:
+        units = [
+            {
+                "ask_price": round(price * (1 + n / 1000), 4),
+                "bid_price": round(price * (1 - n / 1000), 4),
+                "ask_size": size(),
+                "bid_size": size(),
+            }
+            for n in range(LEVELS)
+        ]
+        message |= {"total_ask_size": size(), "total_bid_size": size(), "orderbook_units": units}
+    message["stream_type"] = "REALTIME"
+    if kind == "orderbook":
+        message["level"] = 0
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
+def bench_json(
+    what: str,
+    frames: list[bytes],
+    parser: FrameParser,
+    reference: Callable[[bytes], Any],
+    limit_ns: int,
+    options: argparse.Namespace,
+    directory: Path,
+) -> dict[str, Any]:
+    """Measure one kind of a JSON venue: one record a frame, each compared with *reference* first."""
+    path = directory / "json.ring"
     create_ring(path, ring=0, capacity_bytes=RING_BYTES, consumers=(("bench", GATING),))
-    ring, reader, parser = RingWriter(path), GatingReader(path, "bench"), KiwoomParser(venue=KIWOOM_VENUE)
+    ring, reader = RingWriter(path), GatingReader(path, "bench")
     parser.keeps_all = True
     for frame in frames:
         parser.parse_many(ring, [frame], RECV_NS)
         found = [{key: value for key, value in record.items() if key != "seq"} for record in read_records(reader, 9)]
-        if found != kiwoom_twin.parse_frame(frame, RECV_NS, venue=KIWOOM_VENUE, market=KOREA) or parser.quarantined:
-            return {"tr": code, "problem": f"native and reference differ for {frame!r}"}
+        if found != reference(frame) or len(found) != 1 or parser.quarantined:
+            return {"tr": what, "problem": f"native and reference differ for {frame!r}"}
         reader.commit()
     reader.close()
     ring.close()
@@ -273,12 +325,33 @@ def bench_kiwoom(code: str, options: argparse.Namespace, directory: Path) -> dic
         measured.append((time.process_time_ns() - started) / (rounds * len(frames)))
     ring.close()
     path.unlink()
+    sample = frames[:TWIN_FRAMES]
+    started = time.process_time_ns()
+    for frame in sample:
+        reference(frame)
+    baseline = (time.process_time_ns() - started) / len(sample)
     median = statistics.median(measured[1:])
     return {
-        "tr": f"kiwoom {code}", "bytes_per_record": round(sum(map(len, frames)) / len(frames)),
+        "tr": what, "records_per_frame": 1, "bytes_per_record": round(sum(map(len, frames)) / len(frames)),
         "ns_per_record": round(median, 1), "ns_min": round(min(measured[1:]), 1),
-        "ns_max": round(max(measured[1:]), 1), "limit_ns": KIWOOM_LIMIT_NS, "within_limit": median <= KIWOOM_LIMIT_NS,
+        "ns_max": round(max(measured[1:]), 1), "python_twin_ns_per_record": round(baseline),
+        "ratio": round(baseline / median, 1), "limit_ns": limit_ns, "within_limit": median <= limit_ns,
     }  # fmt: skip
+
+
+def json_cases(options: argparse.Namespace, directory: Path) -> Iterator[dict[str, Any]]:
+    """Yield the measurements of the venues that speak JSON."""
+    rng, count = random.Random(20261120), options.frames // 4
+    for code in ("0B", "0D"):
+        frames = [kiwoom_frame(code, rng) for _ in range(count)]
+        twin_of = functools.partial(kiwoom_twin.parse_frame, recv_ns=RECV_NS, venue=KIWOOM_VENUE, market=KOREA)
+        parser: FrameParser = KiwoomParser(venue=KIWOOM_VENUE)
+        yield bench_json(f"kiwoom {code}", frames, parser, twin_of, KIWOOM_LIMIT_NS, options, directory)
+    for kind in ("trade", "orderbook"):
+        frames = [upbit_frame(kind, rng) for _ in range(count)]
+        twin_of = functools.partial(upbit_twin.parse_frame, recv_ns=RECV_NS, venue=UPBIT_VENUE, market=CRYPTO)
+        parser = UpbitParser(venue=UPBIT_VENUE, market=CRYPTO)
+        yield bench_json(f"upbit {kind}", frames, parser, twin_of, UPBIT_LIMIT_NS, options, directory)
 
 
 def main() -> int:
@@ -289,6 +362,7 @@ def main() -> int:
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="sise-bench-") as name:
         cases = [bench(tr, records, options, Path(name)) for tr, records in CASES]
+        cases += json_cases(options, Path(name))
     result = {
         "benchmark": "parse", "machine": platform.processor() or platform.machine(), "cpus": os.cpu_count(),
         "python": platform.python_version(), "repeats": options.repeats, "cases": cases,

@@ -7,7 +7,11 @@ checks every checksum and gives space back per 4,096 records. Both loops are nat
 are reported. The baseline is `multiprocessing.Queue` with tuples of the same fields, in the same run. Checks its own
 answer: number of records, sum of their sequence numbers and of their volumes.
 
-    python profiling/bench_ring.py [--json] [--records N] [--repeats N] [--capacity-mb N]
+With --wal-sync it also asks what `ring.wal_sync` costs: each mode in turn, in the same run; records/s as above, and the
+age in the ring of groups that arrive 2 ms apart, from append() until a consumer can read them. Give --directory on the
+disk of production: a temporary directory in memory syncs in no time.
+
+    python profiling/bench_ring.py [--json] [--records N] [--repeats N] [--capacity-mb N] [--wal-sync]
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from daemon.ingest.ring_sync import sync_of
 from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +42,9 @@ BATCH = 64  # records per publish: a network read of a busy socket
 SYMBOLS = 200
 RECV_NS = 1_763_596_801_123_456_789
 QUEUE_RECORDS = 100_000
+WAL_SYNC_MODES = ("off", "1s", "batch")
+PACED_GROUPS = 1_000
+PACE_S = 0.002
 
 
 def native_loops() -> ModuleType:
@@ -73,25 +81,34 @@ setup(name="ring_loops", packages=[], script_args=["-q", "build_ext", "--build-l
         sys.exit(f"cannot build {source}:\n{done.stderr}")
 
 
-def produce(path: str, count: int, batch: int) -> None:
+def produce(path: str, count: int, batch: int, wal_sync: str) -> None:
     """Body of the producer process: waits for a line, produces, prints the seconds it took and the volumes' sum."""
     loops = native_loops()
-    writer = RingWriter(path)
+    writer = RingWriter(path, syncs_first=wal_sync == "batch")
+    sync = sync_of(writer, wal_sync)
+    if sync is not None:
+        sync.start()
     print("ready", flush=True)
     sys.stdin.readline()
     begin, cpu = time.monotonic_ns(), time.process_time_ns()
     total = loops.produce(writer, count, batch=batch, symbols=SYMBOLS, recv_ns=RECV_NS)
     print(json.dumps({"wall_ns": time.monotonic_ns() - begin, "cpu_ns": time.process_time_ns() - cpu, "sum": total}))
+    if sync is not None:
+        sync.stop()
+        sync.raise_error()
 
 
-def ring_run(directory: Path, count: int, capacity_mb: int, batch: int) -> dict[str, float]:
+def ring_run(directory: Path, count: int, capacity_mb: int, batch: int, wal_sync: str = "off") -> dict[str, float]:
     """One run through a fresh ring; returns records/s and CPU ns a record of both sides."""
     path = directory / f"bench-{time.monotonic_ns()}.ring"
     create_ring(path, ring=0, capacity_bytes=capacity_mb << 20, consumers=(("writer", GATING),))
     loops = native_loops()
     try:
         with subprocess.Popen(
-            [sys.executable, __file__, "--produce", str(path), "--records", str(count), "--batch", str(batch)],
+            [
+                sys.executable, __file__, "--produce", str(path),
+                "--records", str(count), "--batch", str(batch), "--mode", wal_sync,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -117,6 +134,55 @@ def ring_run(directory: Path, count: int, capacity_mb: int, batch: int) -> dict[
         }
     finally:
         path.unlink()
+
+
+def age_run(directory: Path, wal_sync: str) -> dict[str, float]:
+    """Age in the ring, in us, of groups at a steady pace; the consumer looks without pause."""
+    path = directory / f"age-{time.monotonic_ns()}.ring"
+    create_ring(path, ring=0, capacity_bytes=16 << 20, consumers=(("writer", GATING),))
+    writer, ages = RingWriter(path, syncs_first=wal_sync == "batch"), []
+    reader, sync = GatingReader(path, "writer"), sync_of(writer, wal_sync)
+    if sync is not None:
+        sync.start()
+    due, begin = time.perf_counter(), 0.0
+    for _ in range(PACED_GROUPS):
+        due += PACE_S
+        while (begin := time.perf_counter()) < due:
+            time.sleep(0)
+        for _ in range(8):
+            writer.append(1, bytes(88))
+        writer.publish()
+        while not reader.fetch_bytes():
+            time.sleep(0)
+        ages.append(time.perf_counter() - begin)
+        while reader.next_bytes() is not None:
+            pass
+        reader.commit()
+    if sync is not None:
+        sync.stop()
+        sync.raise_error()
+    writer.close()
+    path.unlink()
+    cuts = statistics.quantiles(ages, n=100)
+    return {"p50_us": round(cuts[49] * 1e6, 1), "p99_us": round(cuts[98] * 1e6, 1), "max_us": round(max(ages) * 1e6, 1)}
+
+
+def wal_sync_runs(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Every mode in turn, as often as asked, so that a slow minute of the disk hits all of them."""
+    rates: dict[str, list[float]] = {mode: [] for mode in WAL_SYNC_MODES}
+    for _ in range(options.repeats):
+        for mode in WAL_SYNC_MODES:
+            run = ring_run(directory, options.records, options.capacity_mb, options.batch, mode)
+            rates[mode].append(run["records_per_s"])
+    baseline = statistics.median(rates["off"])
+    return {
+        mode: {
+            "records_per_s": round(statistics.median(rates[mode])),
+            "ratio_to_off": round(statistics.median(rates[mode]) / baseline, 3),
+            "age": age_run(directory, mode),
+        }
+        for mode in WAL_SYNC_MODES
+    }
 
 
 def _queue_consumer(queue: Any, count: int, result: Any) -> None:
@@ -152,16 +218,19 @@ def main() -> None:
     parser.add_argument("--capacity-mb", type=int, default=256, help="as in production")
     parser.add_argument("--batch", type=int, default=BATCH, help="records per publish")
     parser.add_argument("--directory", type=Path, help="where the ring file lies (default: the temporary directory)")
+    parser.add_argument("--wal-sync", action="store_true", help="compare the modes of ring.wal_sync too")
     parser.add_argument("--produce", help=argparse.SUPPRESS)
+    parser.add_argument("--mode", default="off", choices=WAL_SYNC_MODES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.produce:
-        produce(options.produce, options.records, options.batch)
+        produce(options.produce, options.records, options.batch, options.mode)
         return
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         runs = [
             ring_run(Path(directory), options.records, options.capacity_mb, options.batch)
             for _ in range(options.repeats + 1)
         ][1:]  # the first warms up
+        modes = wal_sync_runs(Path(directory), options) if options.wal_sync else None
     rates = [run["records_per_s"] for run in runs]
     baseline = queue_run(QUEUE_RECORDS)
     result = {
@@ -184,6 +253,8 @@ def main() -> None:
         "target_records_per_s": TARGET_PER_S,
         "reached": statistics.median(rates) >= TARGET_PER_S,
     }
+    if modes is not None:
+        result["wal_sync"] = modes
     if not options.json:
         print(f"ring: {statistics.median(rates) / 1e6:.1f} M records/s, multiprocessing.Queue {baseline / 1e3:.0f} k/s")
     print(json.dumps(result))

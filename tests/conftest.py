@@ -1,22 +1,31 @@
 """Real PostgreSQL and Redis servers for tests: one pair for the session, and own ones for tests that kill them.
 
-Under pytest-xdist each worker process has its own pair.
+Under pytest-xdist each worker process has its own pair; all start from copies of one data directory.
 """
 
+import fcntl
+import hashlib
 import itertools
+import os
+import random
 import shutil
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 import redis
+from hypothesis import settings
 from psycopg import sql
 
-from daemon.embedded import EmbeddedPostgres, EmbeddedRedis
+from daemon import embedded
+from daemon.embedded import EmbeddedPostgres, EmbeddedRedis, postgres_binaries
 from daemon.sinks import schema
+from tests.effort import IS_NIGHTLY
 
 PostgresFactory = Callable[[], EmbeddedPostgres]
 RedisFactory = Callable[[], EmbeddedRedis]
@@ -28,8 +37,32 @@ SMALL_POSTGRES = {"shared_buffers": "32MB", "max_wal_size": "256MB", "wal_buffer
 QUICK_POSTGRES = {**SMALL_POSTGRES, "fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 REDIS_DATABASES = 16
 MIGRATED_TEMPLATE = "sise_migrated"
+IMAGE_KEPT_S = 24 * 3600.0  # after its last use
+
+# `make nightly` looks for longer: see tests/effort.py for those that say how many examples they want.
+settings.register_profile("default", settings.get_profile("default"))
+settings.register_profile("nightly", max_examples=1_000)
+settings.load_profile("nightly" if IS_NIGHTLY else "default")
 
 _numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the seed of everything that goes wrong at random."""
+    parser.addoption(
+        "--chaos-seed",
+        default=os.environ.get("SISE_CHAOS_SEED", ""),
+        help="seed of random faults; a test that fails says with which one (default: $SISE_CHAOS_SEED, else random)",
+    )
+
+
+@pytest.fixture
+def chaos_seed(request: pytest.FixtureRequest) -> str:
+    """The seed of this test's faults; printed, so that a failure can be repeated."""
+    given: str = request.config.getoption("--chaos-seed")
+    seed = given or str(random.SystemRandom().randrange(1 << 32))
+    print(f"repeat with: pytest --chaos-seed {seed} '{request.node.nodeid}'")
+    return seed
 
 
 @contextmanager
@@ -44,10 +77,58 @@ def _directory(prefix: str) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[EmbeddedPostgres]:
+def postgres_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of a stopped server with the tables in database `postgres` and in MIGRATED_TEMPLATE.
+
+    Made once for each state of the migrations, and kept beside pytest's own directories: a copy takes a third of what
+    making the data and migrating them takes.
+    """
+    parents = tmp_path_factory.getbasetemp().parents
+    shared = parents[1] if "PYTEST_XDIST_WORKER" in os.environ else parents[0]
+    image = shared / f"sise-postgres-{os.geteuid()}-{_image_hash()}"
+    with image.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not image.exists():
+            with _directory("image") as directory:
+                with EmbeddedPostgres(directory, QUICK_POSTGRES) as server:
+                    with psycopg.connect(server.dsn, autocommit=True) as connection:
+                        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(MIGRATED_TEMPLATE)))
+                    for name in ("postgres", MIGRATED_TEMPLATE):
+                        schema.migrate(server.dsn_for(name))
+                _copy(directory, image)
+        assert image.stat().st_uid == os.geteuid(), f"{image} is somebody else's"
+        os.utime(image)
+    for other in shared.glob(f"sise-postgres-{os.geteuid()}-*[0-9a-f]"):
+        with suppress(OSError):  # somebody else removes it too
+            if time.time() - other.stat().st_mtime > IMAGE_KEPT_S:
+                shutil.rmtree(other)
+    return image
+
+
+def _image_hash() -> str:
+    """Everything that the content of an image depends on."""
+    migrations = Path(schema.__file__).parent / "migrations"
+    found = hashlib.sha256(str(postgres_binaries()).encode())
+    for path in (Path(schema.__file__), Path(embedded.__file__), Path(__file__), *sorted(migrations.glob("*.sql"))):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a directory with its owners and holes; it appears under its name when it is whole."""
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    subprocess.run(["cp", "--archive", "--sparse=always", source, unfinished], check=True)
+    unfinished.rename(target)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_image: Path) -> Iterator[EmbeddedPostgres]:
     """The session's PostgreSQL; a test that stops or kills a server takes `own_postgres` instead."""
-    with _directory("pg") as directory, EmbeddedPostgres(directory, QUICK_POSTGRES) as server:
-        yield server
+    with _directory("pg") as parent:
+        _copy(postgres_image, parent / "s")
+        with EmbeddedPostgres(parent / "s", QUICK_POSTGRES) as server:
+            yield server
 
 
 @pytest.fixture(scope="session")
@@ -60,9 +141,7 @@ def redis_server() -> Iterator[EmbeddedRedis]:
 @pytest.fixture(scope="session")
 def migrated_template(postgres_server: EmbeddedPostgres) -> str:
     """A database with all migrations, to make copies of."""
-    with psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(MIGRATED_TEMPLATE)))
-    schema.migrate(postgres_server.dsn_for(MIGRATED_TEMPLATE))
+    assert postgres_server.pid
     return MIGRATED_TEMPLATE
 
 
@@ -105,15 +184,14 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
 
 
 @pytest.fixture
-def own_postgres() -> Iterator[PostgresFactory]:
+def own_postgres(postgres_image: Path) -> Iterator[PostgresFactory]:
     """Make servers that the test may stop and kill: each call starts one, with the tables in database `postgres`."""
     with ExitStack() as stack:
 
         def make() -> EmbeddedPostgres:
-            directory = stack.enter_context(_directory("own-pg"))
-            server = stack.enter_context(EmbeddedPostgres(directory, SMALL_POSTGRES))
-            schema.migrate(server.dsn)
-            return server
+            directory = stack.enter_context(_directory("own-pg")) / "s"
+            _copy(postgres_image, directory)
+            return stack.enter_context(EmbeddedPostgres(directory, SMALL_POSTGRES))
 
         yield make
 

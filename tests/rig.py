@@ -26,7 +26,7 @@ from native_pipeline.ring import LossyReader
 POLL_S = 0.05
 TIMEOUT_S = 60.0
 MIB = 1 << 20
-ROLES = ("supervisor", "worker", "writer", "publisher", "monitor")
+ROLES = ("supervisor", "worker", "writer", "publisher", "monitor", "recorder")
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
@@ -61,6 +61,25 @@ class Verdict:
         return self.sent > 0 and not (
             self.lost or self.duplicated or self.wrong or self.unknown or self.seqs_missing or self.seqs_twice
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class MinuteCount:
+    """What became of the records of a symbol and kind that were sent in one minute."""
+
+    symbol: str
+    kind: str
+    minute: int  # since 1970
+    sent: int
+    stored: int  # records, each once
+    rows: int  # of them
+    refused: int  # in quarantine, by the database
+    in_gaps: int  # not stored, and sent while a recorded gap was open
+
+    @property
+    def is_exact(self) -> bool:
+        """Everything is stored once, or somewhere it is known to be."""
+        return self.sent == self.stored + self.refused + self.in_gaps and self.rows == self.stored
 
 
 class Rig:
@@ -223,7 +242,7 @@ class Rig:
     def backlog(self) -> int:
         """Published bytes that the writer has not committed, from the ring files themselves."""
         total = 0
-        for path in (self.data_dir / "rings").glob("*.ring"):
+        for path in (self.data_dir / "rings").glob("worker-*.ring"):
             probe = LossyReader(path, "probe")
             total += probe.head - probe.consumers()["writer"]["position"]
             probe.close()
@@ -272,6 +291,11 @@ class Rig:
             rows = connection.execute(MISSING).fetchall()
         return {symbol: (int(left_out), int(told)) for symbol, left_out, told in rows}
 
+    def by_minute(self) -> list[MinuteCount]:
+        """Compare the journal with the database per symbol, kind and minute of sending."""
+        with self._with_journal() as connection:
+            return [MinuteCount(*row) for row in connection.execute(BY_MINUTE).fetchall()]
+
     @contextlib.contextmanager
     def _with_journal(self) -> Iterator[psycopg.Connection]:
         """The database, with the journal as a table of its own."""
@@ -286,6 +310,7 @@ class Rig:
             ):
                 while block := file.read(MIB):
                     copy.write(block)
+            connection.execute(REVERSE_BYTES)
             yield connection
 
 
@@ -329,6 +354,29 @@ SELECT count(*) FILTER (WHERE NOT is_unknown),
 FROM joined
 """
 
+# A refused row is known by the number that the simulator gave it, where the quarantined record has it: byte 80 of a
+# trade is its cumulative volume, byte 216 of an order book the size of its tenth ask (docs/formats.md).
+BY_MINUTE = f"""
+WITH stored AS ({STORED}), matched AS (
+    SELECT venue, kind, symbol, key, count(*) AS copies FROM stored GROUP BY venue, kind, symbol, key
+), refused AS (
+    SELECT venue, kind, symbol, ('x' || encode(pg_temp.reverse_bytes(substring(
+        frame FROM CASE kind WHEN 'trade' THEN 81 ELSE 217 END FOR 8)), 'hex'))::bit(64)::bigint AS key
+    FROM quarantine WHERE kind IN ('trade', 'orderbook') AND replayed_at IS NULL
+)
+SELECT symbol, kind, sent_ns / 60000000000 AS minute, count(*), count(m.key), coalesce(sum(m.copies), 0),
+    count(r.key) FILTER (WHERE m.key IS NULL),
+    count(*) FILTER (WHERE m.key IS NULL AND r.key IS NULL AND EXISTS (
+        SELECT FROM feed_gaps g WHERE g.symbol = j.symbol AND g.kind = j.kind AND g.venue = j.venue
+            AND to_timestamp(j.sent_ns / 1e9) BETWEEN g.started AND g.ended))
+FROM journal j LEFT JOIN matched m USING (venue, kind, symbol, key) LEFT JOIN refused r USING (venue, kind, symbol, key)
+WHERE kind IN ('trade', 'orderbook') AND fate = 'sent' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+"""
+REVERSE_BYTES = """
+CREATE FUNCTION pg_temp.reverse_bytes(bytea) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
+    SELECT string_agg(substring($1 FROM i FOR 1), NULL ORDER BY i DESC) FROM generate_series(1, length($1)) AS i
+$$"""
+
 UNHEARD = """
 SELECT count(*), count(*) FILTER (WHERE NOT EXISTS (
     SELECT FROM feed_gaps g
@@ -350,7 +398,8 @@ SELECT symbol, coalesce(l.shares, 0), coalesce(t.shares, 0) FROM left_out l FULL
 SEQS = """
 WITH rows AS (
     SELECT source, seq FROM market_ticks UNION ALL SELECT source, seq FROM market_orderbook
-    UNION ALL SELECT source, seq FROM quarantine UNION ALL SELECT source, seq FROM feed_gaps
+    UNION ALL SELECT source, seq FROM quarantine WHERE kind IS NULL OR replayed_at IS NULL
+    UNION ALL SELECT source, seq FROM feed_gaps
     UNION ALL SELECT source, seq FROM ingest_ledger
 ), rings AS (
     SELECT r.source, count(*) AS rows, count(DISTINCT r.seq) AS seqs, max(r.seq) - min(r.seq) + 1 AS span,

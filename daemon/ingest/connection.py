@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
+from typing import TYPE_CHECKING, TypedDict
 
 import msgspec
 
 from daemon.errors import InvariantBroken
 from daemon.ingest.venues.venue import SessionFault
+
+if TYPE_CHECKING:
+    from daemon.config import Ingest
 
 # A session that has streamed this long ends the series of failures before it: the next loss starts with short delays.
 # Shorter, and a venue that accepts and then kicks would be asked at full speed for ever.
@@ -149,6 +153,25 @@ class Halt(msgspec.Struct, frozen=True):
 Action = FetchKey | Connect | LogIn | Stream | Close | BackOff | Halt
 
 
+class Times(TypedDict):
+    """Pauses and patience, in seconds."""
+
+    backoff_first_s: float
+    backoff_max_s: float
+    slot_held_backoff_s: float
+    link_timeout_s: float
+
+
+def times_of(settings: Ingest) -> Times:
+    """Return those of *settings* that a connection goes by."""
+    return Times(
+        backoff_first_s=settings.backoff_first_s,
+        backoff_max_s=settings.backoff_max_s,
+        slot_held_backoff_s=settings.slot_held_backoff_s,
+        link_timeout_s=settings.link_timeout_s,
+    )
+
+
 class Connection:
     """Decides about one connection."""
 
@@ -164,10 +187,12 @@ class Connection:
     ) -> None:
         """random: uniform in [0, 1). needs_login: subscribing starts with the venue's consent, not with the socket."""
         self.state = State.IDLE
-        self._backoff_first_s = backoff_first_s
-        self._backoff_max_s = backoff_max_s
-        self._slot_held_backoff_s = slot_held_backoff_s
-        self._link_timeout_s = link_timeout_s
+        self.set_times(
+            backoff_first_s=backoff_first_s,
+            backoff_max_s=backoff_max_s,
+            slot_held_backoff_s=slot_held_backoff_s,
+            link_timeout_s=link_timeout_s,
+        )
         self._random = random
         self._needs_login = needs_login
         self._failures = 0  # in a row, since the last healthy session
@@ -177,6 +202,15 @@ class Connection:
         self._streaming_since: float | None = None
         self._frames = 0
         self._last_frame_at = 0.0
+
+    def set_times(
+        self, *, backoff_first_s: float, backoff_max_s: float, slot_held_backoff_s: float, link_timeout_s: float
+    ) -> None:
+        """Go by these from now on; a pause that has begun keeps its length."""
+        self._backoff_first_s = backoff_first_s
+        self._backoff_max_s = backoff_max_s
+        self._slot_held_backoff_s = slot_held_backoff_s
+        self._link_timeout_s = link_timeout_s
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Follow the table; return what the driver does next, in this order."""

@@ -26,6 +26,10 @@ class Stream(NamedTuple):
     key: str = ""
 
 
+# A stream as its records have it, whatever they were asked for with: symbol, kind of data, exchange.
+Place = tuple[str, int, str]
+
+
 class GapReason(IntEnum):
     """Why a stream was interrupted: the position in `native_pipeline.GAP_REASONS`."""
 
@@ -47,10 +51,10 @@ class Gap(msgspec.Struct, frozen=True):
 MAX_TRANSIT_NS = 5_000_000_000
 
 
-def whole_until(receipts: Mapping[tuple[str, int], tuple[int, int]]) -> dict[tuple[str, int], int]:
-    """Return until when the stream of each (symbol, data kind) was certainly whole when its worker died.
+def whole_until(receipts: Mapping[Place, tuple[int, int]]) -> dict[Place, int]:
+    """Return until when each stream was certainly whole when its worker died.
 
-    receipts: `RingWriter.last_receipts()`. By the newest record of the stream itself, not of its connection or of the
+    receipts: `receipts_in()` of its ring. By the newest record of the stream itself, not of its connection or of the
     worker: one that was killed twice in a row had not yet resumed every stream when it died again.
     """
     return {

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from daemon.ingest import subscription_states as subs
-from daemon.ingest.gaps import MAX_TRANSIT_NS, GapReason, Stream
+from daemon.ingest.gaps import MAX_TRANSIT_NS, GapReason, Place, Stream
 from daemon.ingest.silence import Silence
 from daemon.ingest.subscription_states import Habits, State, SubscriptionStatistics
 from daemon.ingest.subscriptions import Subscriptions
@@ -32,6 +32,11 @@ def data_kind(kind: str) -> int:
     return DATA_KINDS.get(kind, EVENT_KIND)
 
 
+def place_of(stream: Stream) -> Place:
+    """Return under what the ring keeps the records of *stream*."""
+    return stream.symbol, data_kind(stream.kind), stream.exchange
+
+
 def registration_of(planned: PlannedSubscription) -> Registration:
     """Return what to ask the venue for."""
     return Registration(planned.channel, planned.key)
@@ -42,6 +47,9 @@ def stream_of(venue: str, planned: PlannedSubscription) -> Stream:
     return Stream(venue, planned.market, planned.exchange, planned.symbol, planned.kind, planned.channel, planned.key)
 
 
+MOVED = "moved"  # no state of a subscription: it has none here any more
+# A session remembers so many registrations that went elsewhere, for `sise status`.
+MAX_DECLINED = 1_000
 # What an open market is expected to send without long pauses.
 CONTINUOUS_KINDS = ("trade", "orderbook")
 
@@ -84,6 +92,7 @@ class Registrar:
         self._key = ""
         self._held_until = 0.0
         self._learned = 0  # the limit that was recorded last
+        self._declined: dict[Registration, tuple[Stream, str]] = {}  # what this session could not have, and why
 
     # -- what the session calls ------------------------------------------------------------------------------------
 
@@ -100,6 +109,19 @@ class Registrar:
             self._drop(dropped)
         self._forget_gone()
         self._silence.keep(streams)
+        if len(self._declined) > MAX_DECLINED:
+            self._declined = {r: found for r, found in self._declined.items() if r in streams}
+
+    def set_settings(self, around: Surroundings) -> None:
+        """Go by the settings of *around* from the next request on."""
+        self._around = around
+        settings = around.settings
+        self._subscriptions.set_pace(
+            interval_s=settings.subscribe_interval_ms / 1000.0,
+            timeout_s=settings.subscribe_timeout_s,
+            attempts=settings.subscribe_attempts,
+        )
+        self._silence.set_threshold(settings.symbol_silence_s)
 
     def on_ready(self, key: str) -> None:
         """Start registering on a new session."""
@@ -137,17 +159,15 @@ class Registrar:
         """Give up and request again whatever is confirmed, paced; return how many registrations that is."""
         return self._subscriptions.renew(self._subscriptions.in_state(*CARRIED_STATES), now)
 
-    def look(
-        self, now: float, newest: Mapping[tuple[str, int], int], shared: frozenset[tuple[str, int]], *, is_flowing: bool
-    ) -> None:
-        """Compare with what the ring has received. newest: wall ns of the newest record by (symbol, data kind).
+    def look(self, now: float, newest: Mapping[Place, int], shared: frozenset[Place], *, is_flowing: bool) -> None:
+        """Compare with what the ring has received. newest: wall ns of the newest record by stream.
 
         shared: streams whose records cannot be told apart by registration, because several bring them.
         """
         wall_ns = self._around.wall_ns()
         for registration in self._subscriptions.registrations():
             stream = self._streams[registration]
-            place = stream.symbol, data_kind(stream.kind)
+            place = place_of(stream)
             state = self._subscriptions.status(registration).state
             is_confirmed = state in CARRIED_STATES
             if self._silence.has_data(registration, newest.get(place, 0), now):
@@ -168,7 +188,7 @@ class Registrar:
     def transit_ns(self) -> int:
         """Return how long the newest record of this session was on its way, by the venue's clock; 0 if it cannot be."""
         times = self._around.transits()
-        own = [times.get((stream.symbol, data_kind(stream.kind)), (0, 0)) for stream in self._streams.values()]
+        own = [times.get(place_of(stream), (0, 0)) for stream in self._streams.values()]
         recv_ns, exchange_ns = max(own, default=(0, 0))
         return recv_ns - exchange_ns if 0 <= recv_ns - exchange_ns <= MAX_TRANSIT_NS else 0
 
@@ -186,6 +206,10 @@ class Registrar:
     def on_refused(self, refused: RegistrationRefused) -> None:
         """Take a refusal."""
         self._act(self._subscriptions.on_refused(refused, self._around.clock()))
+
+    def decline_all(self, reason: str) -> None:
+        """The session cannot have anything: offer all of it to others."""
+        self._decline(dict.fromkeys(self._subscriptions.registrations(), reason))
 
     def on_released(self, registration: Registration | None) -> bool:
         """Take the reply that something is gone; False if nobody had asked for that."""
@@ -207,26 +231,32 @@ class Registrar:
         """Return the number of registrations that are wanted."""
         return len(self._subscriptions.registrations())
 
-    def markets(self, newest: Mapping[tuple[str, int], int]) -> dict[tuple[str, str], int]:
+    def markets(self, newest: Mapping[Place, int]) -> dict[tuple[str, str], int]:
         """Return wall ns of the newest record (0: none yet) by (market, exchange); *newest*: as in `look`."""
         found: dict[tuple[str, str], int] = {}
         for stream in self._streams.values():
             market = stream.market, stream.exchange
-            found[market] = max(found.get(market, 0), newest.get((stream.symbol, data_kind(stream.kind)), 0))
+            found[market] = max(found.get(market, 0), newest.get(place_of(stream), 0))
         return found
 
     def unconfirmed(self) -> list[tuple[Stream, str, int, str]]:
-        """Return (stream, state, attempts, reason) of all that is wanted and not simply confirmed."""
+        """Return (stream, state, attempts, reason) of all that is wanted and not simply confirmed, and of what was
+        wanted, could not be had and is tried on another session: state `moved`.
+        """
         found = []
         for registration in self._subscriptions.registrations():
             status = self._subscriptions.status(registration)
             if status.state is not State.CONFIRMED:
                 found.append((self._streams[registration], status.state.value, status.attempts, status.reason))
+        for registration, (stream, reason) in self._declined.items():
+            if registration not in self._streams:
+                found.append((stream, MOVED, 0, f"tried on another session: {reason}"))
         return found
 
     # -- the actions -----------------------------------------------------------------------------------------------
 
     def _act(self, actions: Iterable[subs.Action]) -> None:
+        declined: dict[Registration, str] = {}
         for action in actions:
             match action:
                 case subs.Send(registrations=registrations):
@@ -239,10 +269,13 @@ class Registrar:
                     self._on_confirmed(registration)
                 case subs.Released(registration=registration, attempts=attempts):
                     self._on_released(registration, attempts)
-                case subs.Rejected(registration=registration, reason=reason):
+                case subs.Rejected(registration=registration, reason=reason, may_fit_elsewhere=may_fit_elsewhere):
+                    if may_fit_elsewhere:
+                        declined[registration] = reason
                     self._log.error("subscription_rejected", key=registration.key, reason=reason)
                     self._alert("subscription_rejected", registration, f"refused for good: {reason}")
                 case subs.Failed(registration=registration, attempts=attempts, reason=reason):
+                    declined[registration] = reason
                     self._log.error("subscription_failed", key=registration.key, attempts=attempts, reason=reason)
                     self._alert("subscription_failed", registration, f"not confirmed in {attempts} requests: {reason}")
                 case subs.Capped(confirmed=confirmed, left_out=left_out):
@@ -250,13 +283,15 @@ class Registrar:
                     message = f"the venue takes no more registrations: {confirmed} confirmed, {left_out} left out"
                     self._around.alerts.send("CRITICAL", "session_full", message, subject=self._account)
                     self._learn_limit()
+        if declined:
+            self._decline(declined)
 
     def _request(self, registrations: tuple[Registration, ...]) -> None:
         newest = self._around.streams()
         for registration in registrations:
             stream = self._streams[registration]
             if self._subscriptions.status(registration).state is State.PENDING:
-                self._silence.on_requested(registration, newest.get((stream.symbol, data_kind(stream.kind)), 0))
+                self._silence.on_requested(registration, newest.get(place_of(stream), 0))
         self._spend()
         self._send(self._venue.encode_subscribe(self._key, registrations))
 
@@ -296,11 +331,23 @@ class Registrar:
             self._log.warning("limit_not_kept", error=exc.strerror)
         self._around.counters.increment("limits_learned")  # behind the record: whoever sees the count finds it
 
+    def _decline(self, reasons: Mapping[Registration, str]) -> None:
+        """Let the next plan prefer other accounts for these; without any with room they stay here, tried again."""
+        self._declined |= {r: (self._streams[r], reason) for r, reason in reasons.items() if r in self._streams}
+        try:
+            is_new = self._around.decline(self._account, {(r.channel, r.key): why for r, why in reasons.items()})
+        except OSError as exc:
+            self._log.warning("decline_not_kept", error=exc.strerror)
+            return
+        if is_new:
+            self._log.info("offered_elsewhere", registrations=len(reasons))
+            self._around.counters.increment("limits_learned")  # behind the record: it makes the supervisor plan again
+
     def _drop(self, streams: Iterable[Stream]) -> None:
         """Their registration is being given up or renewed: each was whole until its newest record."""
         gaps, wall_ns, newest = self._around.gaps, self._around.wall_ns(), self._around.streams()
         for stream in streams:
-            until_ns = newest.get((stream.symbol, data_kind(stream.kind)), wall_ns)
+            until_ns = newest.get(place_of(stream), wall_ns)
             gaps.on_dropped([stream], self._number, until_ns, GapReason.CONNECTION_LOST)
 
     def _forget_gone(self) -> None:

@@ -37,6 +37,11 @@ class RequestQueue:
         """Let each of *parts* be a request of its own, before anything else that is wanted."""
         self._parts[:0] = [part for part in parts if part]
 
+    def put_halves_first(self, batch: Batch) -> None:
+        """Let each half of *batch* be a request of its own."""
+        half = (len(batch) + 1) // 2
+        self.put_first(batch[:half], batch[half:])
+
     def remove(self, batch: Batch) -> None:
         """*batch* has been sent."""
         if batch in self._parts:
@@ -51,6 +56,17 @@ class RequestQueue:
         if not self.limit:
             return len(self._entries)
         return self.limit - sum(entry.state in LIVE_STATES for entry in self._entries.values())
+
+    def deadlines(self, send_at: float, *, is_waiting: bool) -> Iterator[float]:
+        """Yield when entries have something to do. send_at: when the next request may be sent; is_waiting: not yet."""
+        has_room = self.room() > 0
+        for entry in self._entries.values():
+            if entry.due_at is None:
+                continue
+            if entry.state not in (State.DESIRED, State.LEAVING):
+                yield entry.due_at
+            elif not is_waiting and (has_room or entry.state is State.LEAVING):
+                yield max(entry.due_at, send_at)
 
     def _waiting(self, state: State, now: float, *, is_wanted: bool = True) -> tuple[Registration, ...]:
         """Return those of *state* that have waited longest, as many as fit one request."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import msgspec
 from picows import WSCloseCode, WSError, WSMsgType
 
 from daemon.errors import InvariantBroken, Refused, Retryable, RingError
@@ -18,6 +19,7 @@ from daemon.ingest import connection as states
 from daemon.ingest.connection import Connection
 from daemon.ingest.link import Link
 from daemon.ingest.registrar import Registrar
+from daemon.ingest.repeated_warnings import RepeatedWarnings
 from daemon.ingest.router import route
 from daemon.ingest.subscription_states import SubscriptionStatistics
 from daemon.ingest.venues import VENUE_IDS
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 
     from daemon.alerts import Level
     from daemon.config import Account
+    from daemon.config import Ingest as IngestSettings
     from daemon.ingest.approval_key import KeyProvider
+    from daemon.ingest.gaps import Place
     from daemon.ingest.surroundings import Surroundings
     from daemon.ingest.venues.venue import Venue
     from daemon.shard_plan import PlannedConnection
@@ -52,10 +56,10 @@ CLOSE_TIMEOUT_S = 1.0
 RESUME_INTERVAL_S = 0.02
 # What a closed connection had read and the ring had no room for waits this long at a stop; then it is lost, and said.
 DRAIN_TIMEOUT_S = 5.0
-# What the venue may repeat without end is logged once in this time.
-WARN_INTERVAL_S = 60.0
 # A session whose newest data are younger than this brings data: a silent symbol of it is the symbol's own trouble.
 FLOWING_S = 30.0
+# So often in a row the venue says that somebody else holds the slot before others are asked to carry the registrations.
+SLOT_REFUSALS = 3
 # So many failures in a row to obtain a key are no hiccup any more.
 KEY_FAILURES_CRITICAL = 3
 
@@ -65,6 +69,8 @@ SESSION_ALERTS: Mapping[SessionFault, tuple[Level, str, str]] = {
     SessionFault.SLOT_HELD: ("WARNING", "slot_held", "another session uses this account; tried again slowly"),
     SessionFault.SUPERSEDED: ("CRITICAL", "session_superseded", "a newer session has taken over; not tried again"),
 }
+# Nothing but the operator ends these.
+HOPELESS = frozenset({SessionFault.CREDENTIAL_REFUSED, SessionFault.SUPERSEDED})
 
 
 class Session:
@@ -87,30 +93,19 @@ class Session:
         self._keys = keys
         self._around = around
         self._log = around.log.bind(venue=venue.name, account=account.name)
-        settings = around.settings
         self._connection = Connection(
-            backoff_first_s=settings.backoff_first_s,
-            backoff_max_s=settings.backoff_max_s,
-            slot_held_backoff_s=settings.slot_held_backoff_s,
-            link_timeout_s=settings.link_timeout_s,
-            random=around.random,
-            needs_login=venue.needs_login,
+            random=around.random, needs_login=venue.needs_login, **states.times_of(around.settings)
         )
         limit = account.max_subscriptions or venue.default_max_subscriptions
         self.registrar = Registrar(number, planned, limit=limit, venue=venue, around=around, send=self._send)
-        self._watchdog = DataWatchdog(
-            Limits(
-                warn_s=settings.data_warn_s,
-                resubscribe_s=settings.data_resubscribe_s,
-                reconnect_s=settings.data_reconnect_s,
-            )
-        )
+        self._watchdog = DataWatchdog(Limits.of(around.settings))
         self._last_data_ns = 0  # of the link, as last seen
         self._last_data_at = float("-inf")
         self._keep_alive_at = 0.0
         self._key = ""
         self._key_failures = 0  # in a row
-        self._warned: dict[str, tuple[float, int]] = {}  # event -> (when it was logged, how often it happened since)
+        self._slot_refusals = 0  # in a row
+        self._warnings = RepeatedWarnings(self._log, around.clock)
         self._link: Link | None = None
         self._parser: FrameParser | None = None  # of the newest link
 
@@ -135,6 +130,13 @@ class Session:
             self._parser.is_redundant = self._around.is_redundant(self.registrar.streams())
         self._around.wake_timer()
 
+    def set_settings(self, settings: IngestSettings) -> None:
+        """Go by *settings* from now on; what is on its way, and a pause that has begun, keep theirs."""
+        self._around = msgspec.structs.replace(self._around, settings=settings)
+        self._connection.set_times(**states.times_of(settings))
+        self._watchdog.set_limits(Limits.of(settings))
+        self.registrar.set_settings(self._around)
+
     def tick(self, now: float) -> None:
         """Do what time has brought."""
         link = self._link
@@ -149,7 +151,7 @@ class Session:
             self._keep_alive(now)
         self.registrar.due(now)
 
-    def look(self, now: float, newest: Mapping[tuple[str, int], int], shared: frozenset[tuple[str, int]]) -> None:
+    def look(self, now: float, newest: Mapping[Place, int], shared: frozenset[Place]) -> None:
         """Judge silence, about once a second: of the session, and of each of its streams; see `Registrar.look`."""
         link = self._link
         if link is None or self._connection.state not in (states.State.READY, states.State.STREAMING):
@@ -221,10 +223,12 @@ class Session:
 
     def on_subscribed(self, registration: Registration | None) -> None:
         """Take a confirmation."""
+        self._slot_refusals = 0
         self.registrar.on_subscribed(registration)
 
     def on_refused(self, refused: RegistrationRefused) -> None:
         """Take a refusal of one registration."""
+        refused = msgspec.structs.replace(refused, text=self._masked(refused.text))  # it is shown to people
         self._log.info("request_refused", code=refused.code, refusal=refused.refusal.value, key=_key_of(refused))
         self.registrar.on_refused(refused)
 
@@ -238,19 +242,26 @@ class Session:
         self._log.warning("session_refused", code=refused.code, fault=refused.fault.value)
         level, code, message = SESSION_ALERTS[refused.fault]
         self._alert(level, code, f"{message} ({refused.code})")
+        self._slot_refusals += refused.fault is SessionFault.SLOT_HELD
+        if refused.fault in HOPELESS or self._slot_refusals >= SLOT_REFUSALS:
+            self.registrar.decline_all(message)
         if self._link is not None:
             self._link.end(states.SESSION_FAULT_EVENTS[refused.fault])
 
     def on_unexpected(self, message: Unsubscribed | Unknown) -> None:
         """Log it; the session goes on."""
-        text = message.text if isinstance(message, Unknown) else ""
+        text = self._masked(message.text) if isinstance(message, Unknown) else ""
+        self._warnings.warn("unexpected_reply", code=message.code, text=text, key=_key_of(message))
+
+    def _masked(self, text: str) -> str:
+        """Return a text of the venue without our secrets, which it may quote."""
         for secret in (self._key, self._account.app_key, self._account.app_secret):
             text = text.replace(secret, "********") if secret else text
-        self._warn_sometimes("unexpected_reply", code=message.code, text=text, key=_key_of(message))
+        return text
 
     def on_undecodable(self, frame: bytes, reason: str) -> None:
-        """Keep the frame in the ring as a quarantine record."""
-        self._warn_sometimes("control_frame_quarantined", reason=reason, frame_bytes=len(frame))
+        """Keep the frame in the ring as a quarantine record; the listener publishes it at the end of its read."""
+        self._warnings.warn("control_frame_quarantined", reason=reason, frame_bytes=len(frame))
         try:
             self._around.ring.append_quarantine_frame(
                 BAD_CONTROL,
@@ -259,9 +270,8 @@ class Session:
                 recv_ns=self._around.wall_ns(),
             )
         except RingError:
-            self._log.exception("quarantine_lost", frame_bytes=len(frame))
+            self._warnings.fail("quarantine_lost", frame_bytes=len(frame))
             return
-        self._around.ring.publish()
         self._around.counters.increment("records_quarantined")
 
     # -- the actions of the connection -----------------------------------------------------------------------------
@@ -370,6 +380,7 @@ class Session:
             self._on_control,
             on_closed,
             max_message_bytes=self._around.settings.max_frame_bytes,
+            raw=self._around.raw,
         )
 
     async def _stream(self) -> states.Event:
@@ -473,18 +484,6 @@ class Session:
     def _send(self, frame: bytes) -> None:
         if self._link is not None and self._link.transport is not None:
             self._link.transport.send(WSMsgType.TEXT, frame)
-
-    def _warn_sometimes(self, event: str, **fields: object) -> None:
-        """Log the first of a series, then one line a minute with the number of those in between: the venue decides how
-        many there are.
-        """
-        now = self._around.clock()
-        logged_at, unlogged = self._warned.get(event, (-WARN_INTERVAL_S, 0))
-        if now - logged_at < WARN_INTERVAL_S:
-            self._warned[event] = (logged_at, unlogged + 1)
-            return
-        self._warned[event] = (now, 0)
-        self._log.warning(event, unlogged=unlogged, **fields)
 
 
 def _key_of(message: RegistrationRefused | Unsubscribed | Unknown) -> str | None:

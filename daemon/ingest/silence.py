@@ -32,6 +32,10 @@ class Silence:
         self._threshold_s = threshold_s
         self._watched: dict[Registration, _Watched] = {}
 
+    def set_threshold(self, threshold_s: float) -> None:
+        """Doubt after *threshold_s* from now on."""
+        self._threshold_s = threshold_s
+
     def keep(self, registrations: Iterable[Registration]) -> None:
         """Forget all others."""
         kept = set(registrations)

@@ -189,10 +189,11 @@ class Released(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """*registration* is refused for good: alert."""
+    """*registration* is refused for good: alert. may_fit_elsewhere: because of this session or its account."""
 
     registration: Registration
     reason: str
+    may_fit_elsewhere: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from daemon.ingest.correspondence import Correspondence, Flight
+from daemon.ingest.correspondence import Flight
 from daemon.ingest.request_queue import RequestQueue
 from daemon.ingest.subscription_states import (
     Action,
@@ -24,10 +24,9 @@ from daemon.ingest.subscription_states import (
     Released,
     Send,
     State,
-    SubscriptionStatistics,
-    SubscriptionStatus,
-    count_states,
 )
+from daemon.ingest.subscription_view import SubscriptionView
+from daemon.ingest.unexplained import Unexplained, Verdict
 from daemon.ingest.venues.venue import Refusal, Registration, RegistrationRefused
 
 # After the venue's own trouble (Refusal.RETRY) the next request waits this long, times the attempts so far.
@@ -35,11 +34,13 @@ RETRY_DELAY_S = 1.0
 # A registration that failed is tried again, one round of attempts at a time: a venue that was deaf for a quarter of a
 # minute must not cost a symbol its day. Slow enough to stay clear of the venues' rules against subscribe loops.
 REVIVE_AFTER_S = 60.0
+# A session that was full may have been so for a reason that has passed: what it left out is asked for again.
+CAPPED_FOR_S = 24 * 3600.0
 # What cannot be sent yet is looked at again after this at the earliest.
 MIN_PAUSE_S = 0.01
 
 
-class Subscriptions:
+class Subscriptions(SubscriptionView):
     """Reconciles the wanted registrations of one connection with what the venue confirms."""
 
     def __init__(
@@ -52,19 +53,20 @@ class Subscriptions:
         habits: Habits = Habits(),  # noqa: B008 - frozen
     ) -> None:
         """interval_s: between two requests. timeout_s: for one answer. attempts: requests before giving up."""
-        self._entries = {registration: Entry() for registration in registrations}
-        self._interval_s = interval_s
-        self._timeout_s = timeout_s
-        self._attempts = attempts
-        self._habits = habits
+        super().__init__(registrations, habits)
+        self.set_pace(interval_s=interval_s, timeout_s=timeout_s, attempts=attempts)
         self._is_ready = False
-        self._is_capped = False
+        self._capped_until = 0.0  # while it is
+        self._unexplained = Unexplained()
         self._next_send_at = 0.0
-        self._replies = Correspondence(self._entries, is_serial=habits.is_serial)
         self._queue = RequestQueue(self._entries, habits)
         self._restate_at: float | None = None  # `replaces_all`: what the venue was told last is not what is wanted
         self._deadline: float | None = None
         self._is_stale = True  # the deadline is to be computed anew
+
+    def set_pace(self, *, interval_s: float, timeout_s: float, attempts: int) -> None:
+        """Go by these from the next request on."""
+        self._interval_s, self._timeout_s, self._attempts = interval_s, timeout_s, attempts
 
     # -- what is wanted --------------------------------------------------------------------------------------------
 
@@ -72,6 +74,7 @@ class Subscriptions:
         """Want exactly *registrations* from now on, *limit* at most; what is wanted already is not touched."""
         self._is_stale = True
         self._queue.limit = self._queue.limit if limit is None else limit
+        self._look_at_cap(now)
         wanted = dict.fromkeys(registrations)
         for registration, entry in list(self._entries.items()):
             if registration not in wanted and entry.is_wanted:
@@ -93,8 +96,8 @@ class Subscriptions:
         self._is_stale = True
         count = 0
         for registration in registrations:
-            entry = self._entries.get(registration)
-            if entry is None or not self._is_ready or entry.state not in (State.CONFIRMED, State.SUSPECTED):
+            entry = self._entries.get(registration) if self._is_ready else None
+            if entry is None or entry.state not in (State.CONFIRMED, State.SUSPECTED):
                 continue
             count += 1
             if self._habits.replaces_all:
@@ -132,6 +135,7 @@ class Subscriptions:
         self._is_ready = False
         self._replies.clear()
         self._queue.clear()
+        self._unexplained.clear()
         self._restate_at = None
         for registration, entry in list(self._entries.items()):
             if not entry.is_wanted:
@@ -151,6 +155,7 @@ class Subscriptions:
         self._is_stale = True
         actions: list[Action] = []
         for answered in self._replies.answered(registration, is_release=False):
+            self._unexplained.on_taken()
             entry = self._entries[answered]
             if registration is None and entry.state is not State.PENDING:
                 continue  # of a batch: what was dropped or confirmed by data meanwhile
@@ -178,12 +183,12 @@ class Subscriptions:
         self._is_stale = True
         reason = f"{refused.code} {refused.text}".rstrip()
         is_release = self._replies.is_release_refused(refused.registration)
-        answered = self._replies.answered(refused.registration, is_release=is_release)
+        found = self._replies.answered(refused.registration, is_release=is_release)
         if is_release:
-            return self._take_refused_release(answered, refused.refusal, reason, now)
-        if len(answered) > 1:
-            return self._take_refused_batch(answered, refused.refusal, reason, now)
-        return self._take_refused_one(answered[0] if answered else None, refused.refusal, reason, now)
+            return self._take_refused_release(found, refused.refusal, reason, now)
+        if len(found) > 1:
+            return self._take_refused_batch(found, refused.refusal, reason, now)
+        return self._take_refused_one(found[0] if found else None, refused.refusal, reason, now)
 
     def on_released(self, registration: Registration | None, now: float) -> list[Action]:
         """Take the reply that a registration is gone; none if nobody had asked for that."""
@@ -201,6 +206,7 @@ class Subscriptions:
             return []
         self._is_stale = True
         actions: list[Action] = []
+        self._look_at_cap(now)
         flight = self._replies.flight
         if flight is not None and flight.expires_at <= now:
             actions += self._expire_flight(flight, now)
@@ -223,28 +229,6 @@ class Subscriptions:
             self._deadline = self._find_deadline() if self._is_ready else None
             self._is_stale = False
         return self._deadline
-
-    def status(self, registration: Registration) -> SubscriptionStatus:
-        """Return what is known of *registration*."""
-        entry = self._entries[registration]
-        return SubscriptionStatus(entry.state, entry.attempts, entry.reason)
-
-    def registrations(self) -> tuple[Registration, ...]:
-        """Return all that are wanted, in the order of the plan."""
-        return tuple(registration for registration, entry in self._entries.items() if entry.is_wanted)
-
-    def in_state(self, *states: State) -> tuple[Registration, ...]:
-        """Return the registrations that are in one of *states*, in the order of the plan."""
-        return tuple(registration for registration, entry in self._entries.items() if entry.state in states)
-
-    def statistics(self) -> SubscriptionStatistics:
-        """Return the number of registrations in each state."""
-        return count_states(self._entries.values(), unanswered=len(self._replies))
-
-    @property
-    def is_capped(self) -> bool:
-        """True from the venue's refusal of one registration too many until one is given up or the session ends."""
-        return self._is_capped
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -291,6 +275,7 @@ class Subscriptions:
         entry.due_at = None
         entry.is_known = True
         entry.reason = entry.reason if entry.is_doubted else ""
+        self._unexplained.forget(registration)
         return [] if before in (State.CONFIRMED, State.SUSPECTED) else [Confirmed(registration)]
 
     def _release(self, registration: Registration, now: float, attempts: int = 0) -> list[Action]:
@@ -312,16 +297,36 @@ class Subscriptions:
         self, registration: Registration | None, refusal: Refusal, reason: str, now: float
     ) -> list[Action]:
         if refusal is Refusal.CAP_REACHED:
-            return self._cap(registration)
+            return self._cap(registration, now)
         if registration is None:
             return []  # nobody knows whose it is: the timeout decides
+        if refusal is Refusal.UNEXPLAINED:
+            return self._take_unexplained(registration, reason, now)
         if refusal is not Refusal.RETRY:
-            return self._reject(registration, reason, now)
+            return self._reject(registration, reason, now, refusal is Refusal.NOT_ENTITLED)
         entry = self._entries[registration]
         if entry.state is State.PENDING:
             return self._try_again(registration, now, reason, delay_s=RETRY_DELAY_S * entry.attempts)
         entry.apply(Event.RETRY)  # late: the next request is planned already, or none is needed
         return []
+
+    def _take_unexplained(self, registration: Registration, reason: str, now: float) -> list[Action]:
+        waiting = [r for r in self.in_state(State.DESIRED) if r != registration and r not in self._unexplained]
+        match self._unexplained.judge(registration, len(waiting)):
+            case Verdict.FULL:
+                return self._cap(registration, now)
+            case Verdict.BAD | Verdict.UNDECIDED as verdict:
+                return self._reject(registration, reason, now, verdict is Verdict.UNDECIDED)
+            case Verdict.ASK_LATER if self._entries[registration].state is State.PENDING:
+                self._put_back(registration, reason, now)  # behind all that have waited longer
+        return []
+
+    def _put_back(self, registration: Registration, reason: str, now: float) -> None:
+        entry = self._entries[registration]
+        entry.apply(Event.RETRY)
+        entry.attempts = 0
+        entry.due_at = now
+        entry.reason = reason
 
     def _take_refused_release(
         self, registrations: tuple[Registration, ...], refusal: Refusal, reason: str, now: float
@@ -344,13 +349,8 @@ class Subscriptions:
         if refusal is Refusal.RETRY:
             return self._try_batch_again(pending, now, reason, delay_s=RETRY_DELAY_S)
         for registration in pending:
-            entry = self._entries[registration]
-            entry.apply(Event.RETRY)
-            entry.attempts = 0
-            entry.due_at = now
-            entry.reason = reason
-        half = (len(pending) + 1) // 2
-        self._queue.put_first(pending[:half], pending[half:])
+            self._put_back(registration, reason, now)
+        self._queue.put_halves_first(pending)
         return []
 
     def _take_silence(self, pending: tuple[Registration, ...], now: float, *, is_release: bool) -> list[Action]:
@@ -381,8 +381,7 @@ class Subscriptions:
         self, pending: tuple[Registration, ...], now: float, reason: str, delay_s: float
     ) -> list[Action]:
         actions = [action for r in pending for action in self._try_again(r, now, reason, delay_s)]
-        again = tuple(r for r in pending if self._entries[r].state is State.DESIRED)
-        if len(again) > 1:
+        if len(again := tuple(r for r in pending if self._entries[r].state is State.DESIRED)) > 1:
             self._queue.put_first(again)
         return actions
 
@@ -412,7 +411,7 @@ class Subscriptions:
         self._replies.forget(registration, is_release=True)
         return self._release(registration, now, attempts=entry.attempts)
 
-    def _reject(self, registration: Registration, reason: str, now: float) -> list[Action]:
+    def _reject(self, registration: Registration, reason: str, now: float, may_fit_elsewhere: bool) -> list[Action]:
         entry = self._entries[registration]
         before = entry.state
         entry.apply(Event.REJECTED)
@@ -423,7 +422,8 @@ class Subscriptions:
         entry.is_known = entry.is_doubted = False
         if self._habits.replaces_all:
             self._restate_at = now
-        return [Rejected(registration, reason)]
+        self._unexplained.forget(registration)
+        return [Rejected(registration, reason, may_fit_elsewhere)]
 
     def _revive(self, entry: Entry, now: float) -> None:
         if self._is_capped:
@@ -451,6 +451,7 @@ class Subscriptions:
         entry.apply(event)
         del self._entries[registration]
         self._replies.forget(registration)
+        self._unexplained.forget(registration)
 
     def _leave_out(self, entry: Entry) -> None:
         entry.apply(Event.CAP_REACHED)
@@ -459,42 +460,40 @@ class Subscriptions:
             entry.is_known = False
             entry.reason = "the session takes no more registrations"
 
-    def _cap(self, refused: Registration | None) -> list[Action]:
+    def _cap(self, refused: Registration | None, now: float) -> list[Action]:
         """Stop registering on this session. What is pending still waits for its own reply."""
         is_first = not self._is_capped
         self._is_capped = True
+        self._capped_until = now + CAPPED_FOR_S
         self._queue.clear()
+        self._unexplained.clear()
         for registration, entry in self._entries.items():
             if registration == refused or entry.state is State.DESIRED:
                 self._leave_out(entry)
-        statistics = self.statistics()
-        return [Capped(statistics.confirmed + statistics.suspected, statistics.capped)] if is_first else []
+        confirmed = len(self.in_state(State.CONFIRMED, State.SUSPECTED))
+        return [Capped(confirmed, len(self.in_state(State.CAPPED)))] if is_first else []
+
+    def _look_at_cap(self, now: float) -> None:
+        if self._is_capped and now >= self._capped_until:
+            self._make_room(now)
 
     def _make_room(self, now: float) -> None:
         """One registration less: those that the limit had left out may be asked for again."""
-        if not self._is_capped:
-            return
-        self._is_capped = False
+        self._unexplained.clear()  # what was refused before tells nothing of the session as it is now
+        was_capped, self._is_capped = self._is_capped, False
         for entry in self._entries.values():
-            if entry.state is State.CAPPED:
+            if was_capped and entry.state is State.CAPPED:
                 entry.apply(Event.ROOM)
                 entry.attempts = 0
                 entry.due_at = now
 
     def _find_deadline(self) -> float | None:
-        flight = self._replies.flight
-        deadlines = [] if flight is None else [flight.expires_at]
         send_at = self._next_send_at
         if not self._queue.has_part(self._replies.last_batch):
             send_at = max(send_at, self._replies.blocks_until)
-        has_room = self._queue.room() > 0
-        for entry in self._entries.values():
-            if entry.due_at is None:
-                continue
-            if entry.state not in (State.DESIRED, State.LEAVING):
-                deadlines.append(entry.due_at)
-            elif flight is None and (has_room or entry.state is State.LEAVING):
-                deadlines.append(max(entry.due_at, send_at))
-        if self._restate_at is not None and flight is None:
-            deadlines.append(max(self._restate_at, send_at))
-        return min(deadlines, default=None)
+        times = [self._capped_until] if self._is_capped else []
+        if (flight := self._replies.flight) is not None:
+            times.append(flight.expires_at)
+        elif self._restate_at is not None:
+            times.append(max(self._restate_at, send_at))
+        return min([*times, *self._queue.deadlines(send_at, is_waiting=flight is not None)], default=None)

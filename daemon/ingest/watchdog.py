@@ -6,10 +6,16 @@ While the market is closed it does nothing at all, because venues block who reco
 monotonic seconds. The caller calls due() at least twice within `warn_s`, or at next_deadline().
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from daemon.config import Ingest
 
 GROWTH = 2.0  # of the pause before each further reconnect
 MAX_DOUBLINGS = 16  # beyond, a float would overflow one day
@@ -76,18 +82,31 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     reconnect_s: float = 180.0
     reconnect_max_s: float = 3600.0
 
+    @classmethod
+    def of(cls, settings: Ingest) -> Limits:
+        """Return those that the *settings* say."""
+        return cls(
+            warn_s=settings.data_warn_s,
+            resubscribe_s=settings.data_resubscribe_s,
+            reconnect_s=settings.data_reconnect_s,
+        )
+
 
 class DataWatchdog:
     """Tells its owner what to do about silence; each action once per silence, except that reconnects are repeated."""
 
     def __init__(self, limits: Limits) -> None:
-        if not 0 < limits.warn_s < limits.resubscribe_s < limits.reconnect_s:
-            raise ValueError(f"expected warn_s < resubscribe_s < reconnect_s, found {limits}")
-        self._limits = limits
+        self.set_limits(limits)
         self._state = State.UNSUBSCRIBED
         self._since_s = 0.0  # silence is counted from here
         self._flowing_since_s: float | None = None  # data without a pause of warn_s; None: not now
         self._reconnects = 0  # in a row, without data that lasted
+
+    def set_limits(self, limits: Limits) -> None:
+        """Go by *limits* from now on."""
+        if not 0 < limits.warn_s < limits.resubscribe_s < limits.reconnect_s:
+            raise ValueError(f"expected warn_s < resubscribe_s < reconnect_s, found {limits}")
+        self._limits = limits
 
     @property
     def state(self) -> State:

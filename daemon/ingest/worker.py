@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import random
 import time
 from collections import Counter
@@ -20,26 +21,31 @@ import uvloop
 
 from daemon import log as logs
 from daemon.alerts import SOCKET as ALERTS_SOCKET
-from daemon.alerts import DatagramAlerts
+from daemon.alerts import Alerts, DatagramAlerts
+from daemon.declined import DeclinedRegistrations
 from daemon.errors import ConfigError, InvariantBroken, RingError
 from daemon.ingest.approval_key import AccessKeyProvider, KeyEndpoint, KeyProvider, NoAccessKey
+from daemon.ingest.changes import Changes
 from daemon.ingest.connection import State as ConnectionState
 from daemon.ingest.connector import Connector, NetworkConnector
-from daemon.ingest.gaps import GapReason, Gaps, Stream, whole_until
+from daemon.ingest.gaps import GapReason, Gaps, Place, Stream, whole_until
 from daemon.ingest.governor import Budgets, Governor, share_of_address
-from daemon.ingest.registrar import data_kind, stream_of
-from daemon.ingest.ring_sync import RingSync
+from daemon.ingest.registrar import place_of, stream_of
+from daemon.ingest.ring_history import history_of, moved_until, newest_receive_times, write_gaps
+from daemon.ingest.ring_sync import RingSync, sync_of
 from daemon.ingest.session import Session
 from daemon.ingest.surroundings import Outside, Surroundings
-from daemon.ingest.venues import MARKET_IDS, VENUE_IDS
 from daemon.ingest.worker_status import StatusFile, session_statuses, status_path
-from daemon.learned_limits import LearnedLimits
+from daemon.learned_limits import Lapses, LearnedLimits
 from daemon.market_hours import FILE as HOURS_FILE
 from daemon.market_hours import MarketHours
+from daemon.recording.raw_rings import raw_ring_path
+from daemon.rings import open_ring, require_in_place
 from daemon.rings import ring_path as path_of_ring
 from daemon.shard_plan import WorkerPlan
 from daemon.supervision import process
 from native_pipeline.ring import RingWriter
+from native_pipeline.stream_receipts import newest_receipts, receipts_in
 
 if TYPE_CHECKING:
     from daemon.config import Account, Config
@@ -51,6 +57,8 @@ HEARTBEAT_INTERVAL_S = 0.5
 LEDGER_INTERVAL_S = 1.0
 # Silence of sessions and streams is judged this often at least.
 LOOK_INTERVAL_S = 1.0
+# Limits that come to their end are noticed this often.
+LAPSE_INTERVAL_S = 60.0
 # Gaps that found no room in the ring are tried again after this.
 GAP_INTERVAL_S = 0.02
 # The timer never sleeps less: a deadline in the past that nobody serves must not become a busy loop.
@@ -74,7 +82,13 @@ async def run_worker(
     else the worker does not own. Raises ConfigError if the plan names an account that *config* lacks, RingError if the
     ring is not ours to write.
     """
-    ring = RingWriter(str(ring_path), wake_fds=dict(wake_fds))
+    ring = open_ring(
+        Path(ring_path),
+        ring=plan.worker,
+        capacity_mb=config.ring.capacity_mb,
+        wake_fds=wake_fds,
+        syncs_first=config.ring.wal_sync == "batch",
+    )
     is_clean = False
     try:
         worker = Worker(config, plan, ring=ring, counters=counters, beat=beat, outside=outside)
@@ -115,14 +129,14 @@ class Worker:
         )
         self._wake = asyncio.Event()
         self._log: Any = logs.get()
-        self._ring_sync = RingSync(ring) if config.ring.wal_sync == "1s" else None
+        self._ring_sync: RingSync | None = sync_of(ring, config.ring.wal_sync)
         self._status = StatusFile(outside.status_path, plan.worker) if outside.status_path is not None else None
         self._gaps = Gaps()
         self._governor = Governor(self._budgets())
         self._endpoints: dict[str, KeyEndpoint] = {}
         self._keys: dict[str, KeyProvider] = {}
         self._accounts: dict[str, Account] = {}
-        self._shared: frozenset[tuple[str, int]] = frozenset()
+        self._shared: frozenset[Place] = frozenset()
         self._carriers: Counter[Stream] = Counter()  # how many sessions bring each stream: two are a redundant pair
         self._late_trades = self._volume_gaps = 0  # as reported
         self._group: asyncio.TaskGroup | None = None  # while running
@@ -134,7 +148,7 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until *stop*; an unexpected error of any part ends all of it."""
-        self._open_gaps()
+        await self._open_gaps()
         self._counters.set("tail_bytes_cut", self._ring.recovered_bytes)
         if self._ring_sync is not None:
             self._ring_sync.start()
@@ -176,8 +190,11 @@ class Worker:
         changed.
         """
         planned_by = {planned.account: planned for planned in plan.connections}
-        before = self._accounts
+        before, are_settings_new = self._accounts, config.ingest != self._config.ingest
+        moved = await moved_until(plan, self._outside.history, self._gaps.streams())
         self._take_plan(config, plan)
+        for stream, until_ns in moved.items():
+            self._gaps.on_interrupted([stream], until_ns or self._outside.wall_ns(), GapReason.CONNECTION_LOST)
         for session in list(self.sessions):
             name = session.account.name
             planned, account = planned_by.get(name), self._accounts.get(name)
@@ -190,6 +207,8 @@ class Worker:
                 if session.state is ConnectionState.STOPPED:
                     await self._close(session)
                     continue
+            if are_settings_new:
+                session.set_settings(config.ingest)
             session.set_planned(planned, account)
         running = {session.account.name for session in self.sessions}
         for planned in plan.connections:
@@ -218,7 +237,7 @@ class Worker:
         ]
         self._gaps.set_wanted(carried, self._outside.wall_ns())
         self._carriers = Counter(carried)
-        places = Counter((stream.symbol, data_kind(stream.kind)) for stream in carried)
+        places = Counter(place_of(stream) for stream in carried)
         self._shared = frozenset(place for place, sessions in places.items() if sessions > 1)
         self._counters.set("connections_planned", len(plan.connections))
 
@@ -267,9 +286,11 @@ class Worker:
             alerts=outside.alerts,
             is_open=outside.is_open,
             streams=self._newest,
-            transits=self._ring.transits,
+            transits=functools.partial(newest_receipts, self._ring),
             learn_limit=outside.learn_limit,
+            decline=outside.decline,
             is_redundant=self._is_redundant,
+            raw=outside.raw,
         )
 
     def _is_redundant(self, streams: Iterable[Stream]) -> bool:
@@ -300,22 +321,23 @@ class Worker:
             else:
                 self._log.info("plan_applied", connections=len(self.sessions))
 
-    def _open_gaps(self) -> None:
+    async def _open_gaps(self) -> None:
         """Whatever a predecessor collected is interrupted since each stream's newest record.
 
         A stream without a record in the ring: since the oldest that is left. A ring that is new where there was one
         before (lost, or moved aside): since the newest record that the counters remember.
         """
-        receipts = whole_until(self._ring.last_receipts())
+        receipts = whole_until(receipts_in(self._ring))
         default_ns = self._ring.oldest_recv_ns or self._counters.get("last_data_ns")
-        if default_ns > 0:
-            for stream in self._gaps.streams():
-                started_ns = receipts.get((stream.symbol, data_kind(stream.kind)), default_ns)
+        moved = await moved_until(self._plan, self._outside.history)
+        for stream in self._gaps.streams():
+            started_ns = max(receipts.get(place_of(stream), 0), moved.get(stream, 0)) or default_ns
+            if started_ns > 0:
                 self._gaps.on_interrupted([stream], started_ns, GapReason.WORKER_RESTARTED)
 
     async def _keep_time(self) -> None:
         """Serve every deadline of this process."""
-        next_report = next_ledger = next_look = time.monotonic()
+        next_report = next_ledger = next_look = next_lapse = time.monotonic()
         while True:
             self._wake.clear()
             now = time.monotonic()
@@ -328,11 +350,16 @@ class Worker:
             if now >= next_report:
                 self._report()
                 next_report = now + HEARTBEAT_INTERVAL_S
+            if now >= next_lapse:
+                lapsed = self._outside.lapses([session.account.name for session in self.sessions])
+                self._counters.increment("limits_learned", lapsed)  # the supervisor plans again
+                next_lapse = now + LAPSE_INTERVAL_S
             if now >= next_ledger:
                 self._ring.flush_ledger(time.time_ns())
                 self._ring.flush_gaps(self._outside.wall_ns())
                 next_ledger = now + LEDGER_INTERVAL_S
                 self._write_status()
+                require_in_place(self._ring)
                 if self._ring_sync is not None:
                     self._ring_sync.raise_error()
             deadlines = [d for session in self.sessions if (d := session.next_deadline(now)) is not None]
@@ -355,30 +382,12 @@ class Worker:
         for session in self.sessions:
             session.look(now, newest, self._shared)
 
-    def _newest(self) -> Mapping[tuple[str, int], int]:
+    def _newest(self) -> Mapping[Place, int]:
         return self._outside.streams(self._ring)
 
     def _write_gaps(self) -> None:
         """Append the gaps that have ended; what finds no room waits for the next time."""
-        gaps = self._gaps.ended()
-        for gap in gaps:
-            stream = gap.stream
-            try:
-                self._ring.append_gap(
-                    stream.symbol,
-                    data_kind(stream.kind),
-                    gap.started_ns,
-                    gap.ended_ns,
-                    int(gap.reason),
-                    venue=VENUE_IDS[stream.venue],
-                    market=MARKET_IDS[stream.market],
-                )
-            except RingError:
-                break
-            self._gaps.on_written(gap)
-            self._counters.increment("gaps_recorded")
-        if gaps:
-            self._ring.publish()
+        self._counters.increment("gaps_recorded", write_gaps(self._ring, self._gaps))
 
     def _report(self) -> None:
         """Store the heartbeat and the gauges."""
@@ -393,6 +402,7 @@ class Worker:
         counters.increment("records_late", late - self._late_trades)
         counters.increment("volume_gaps", holes - self._volume_gaps)
         self._late_trades, self._volume_gaps = late, holes
+        counters.set("synced_lag_bytes", self._ring.unsynced_bytes)
         self._beat()
 
     def _write_status(self) -> None:
@@ -428,6 +438,7 @@ async def _work(child: process.Child) -> None:
     child.stop_into(loop, stop)
     child.on_reload(loop, changes.put)
     plan = child.unpack(WorkerPlan)
+    outside = _outside_of(child, plan, changes)
     await run_worker(
         child.config,
         plan,
@@ -436,31 +447,10 @@ async def _work(child: process.Child) -> None:
         wake_fds=child.wake_fds,
         stop=stop,
         beat=child.running,  # the first beat says that the set-up is done
-        outside=_outside_of(child, plan, changes),
+        outside=outside,
     )
-
-
-class Changes:
-    """What the supervisor has told last, for one who waits for it: of several changes only the newest matters."""
-
-    def __init__(self) -> None:
-        self._newest: tuple[Config, WorkerPlan] | None = None
-        self._is_there = asyncio.Event()
-
-    def put(self, config: Config, plan: WorkerPlan) -> None:
-        """Replace what was not taken yet."""
-        self._newest = config, plan
-        self._is_there.set()
-
-    def __aiter__(self) -> Changes:
-        return self
-
-    async def __anext__(self) -> tuple[Config, WorkerPlan]:
-        await self._is_there.wait()
-        self._is_there.clear()
-        if self._newest is None:
-            raise StopAsyncIteration
-        return self._newest
+    if outside.raw is not None:
+        outside.raw.close()
 
 
 def _outside_of(child: process.Child, plan: WorkerPlan, changes: Changes) -> Outside:
@@ -476,11 +466,24 @@ def _outside_of(child: process.Child, plan: WorkerPlan, changes: Changes) -> Out
         alerts=alerts,
         flush_alerts=alerts.flush,
         is_open=hours.is_open,
-        streams=RingWriter.streams,
+        streams=newest_receive_times,
+        history=functools.partial(history_of, child.data_dir),
         learn_limit=learn,
+        decline=DeclinedRegistrations(child.data_dir).record,
+        lapses=Lapses(limits).count,
         changes=changes,
         status_path=status_path(child.data_dir, plan.worker),
+        raw=_open_raw_ring(child, plan.worker, alerts) if child.config.raw.enabled else None,
     )
+
+
+def _open_raw_ring(child: process.Child, worker: int, alerts: Alerts) -> RingWriter | None:
+    """Return the ring of the recorder, None if it cannot be used: market data do not need it."""
+    try:
+        return RingWriter(raw_ring_path(child.data_dir, worker))
+    except RingError as exc:
+        alerts.send("WARNING", "raw_capture_failed", f"raw capture: {exc}", subject=child.name)
+        return None
 
 
 def run(child: process.Child) -> None:

@@ -20,6 +20,7 @@ from daemon.market_hours import market_key
 from daemon.supervision.directory_lock import write_atomically
 
 if TYPE_CHECKING:
+    from daemon.ingest.gaps import Place
     from daemon.ingest.session import Session
 
 # Of one session; the rest is only counted: the file is rewritten each second while many change.
@@ -30,7 +31,7 @@ DEGRADED_STATES = frozenset({"suspected", "rejected", "failed", "capped"})
 
 
 class SubscriptionEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One subscription that is wanted and not simply confirmed."""
+    """One subscription that is wanted and not simply confirmed; or that is tried on another session: `moved`."""
 
     market: str
     exchange: str
@@ -75,12 +76,12 @@ def read_status(path: Path) -> WorkerStatus | None:
         return None
 
 
-def session_statuses(sessions: Iterable[Session], newest: Mapping[tuple[str, int], int]) -> tuple[SessionEntry, ...]:
-    """Return what is known of *sessions* now. newest: wall ns of the newest record by (symbol, data kind)."""
+def session_statuses(sessions: Iterable[Session], newest: Mapping[Place, int]) -> tuple[SessionEntry, ...]:
+    """Return what is known of *sessions* now. newest: wall ns of the newest record by stream."""
     return tuple(_session_entry(session, newest) for session in sessions)
 
 
-def _session_entry(session: Session, newest: Mapping[tuple[str, int], int]) -> SessionEntry:
+def _session_entry(session: Session, newest: Mapping[Place, int]) -> SessionEntry:
     statistics = session.statistics()
     found = session.registrar.unconfirmed()
     entries = tuple(

@@ -1,26 +1,47 @@
 """The database as the writer sees it: rows and ring cursors are stored in one transaction, or not at all.
 
-Exactly once rests on `ingest_cursor`. Each transaction moves the cursor of every ring in it from the seq that the
-writer knows to the new one. If that hits no row, either an earlier attempt of the same batch was committed although
-its answer got lost, or another writer is active; reading the cursor tells which.
+Exactly once rests on a claim, the first statement of each transaction. That of a live batch is `ingest_cursor`: the
+cursor of every ring in it moves from the seq that the writer knows to the new one. If that hits no row, either an
+earlier attempt of the same batch was committed although its answer got lost, or another writer is active; reading the
+cursor tells which. `spill_ledger.py` has the claim of a spilled batch.
+
+No state of a session is relied on, so that a pooler may give every transaction another server: settings are local to
+the transaction, nothing is prepared, and no lock outlives it.
 """
 
-import enum
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Protocol
+from functools import partial
+from typing import ClassVar, Protocol, TypeVar
 
 import psycopg
-from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from daemon import log
 from daemon.config import Database as DatabaseSettings
 from daemon.errors import Refused
-from daemon.sinks import schema
+from daemon.failpoints import reach
+from daemon.sinks import isolation, schema
+from daemon.sinks.failures import FailureKind, classify
+from daemon.sinks.isolation import Batch, Connection, Isolated, copy_rows
 from daemon.sinks.schema import over_market_tables
-from native_pipeline.copy_encoder import COLUMNS
+from native_pipeline.record_block import RecordBlock
+
+__all__ = [
+    "Advance",
+    "Batch",
+    "Claim",
+    "Connection",
+    "CursorAdvances",
+    "Database",
+    "FailureKind",
+    "Fenced",
+    "Isolated",
+    "Ring",
+    "classify",
+]
 
 APPLICATION_NAME = "sise writer"
 # A lost peer (power, cable, firewall) is noticed within half a minute, not after the kernel's two hours.
@@ -32,6 +53,11 @@ KEEPALIVE: Mapping[str, int] = {
 }
 # Longer than a sane lock, shorter than statement_timeout: a predecessor whose host vanished may hold the cursor's row.
 LOCK_TIMEOUT = "10s"
+# For a session, where the upkeep's statements have no transaction of their own, and again for every transaction.
+SETTINGS = """
+SELECT set_config('synchronous_commit', 'on', local), set_config('statement_timeout', statement, local),
+    set_config('lock_timeout', lock, local)
+FROM (VALUES (%s::text, %s::text, %s::bool)) AS setting (statement, lock, local)"""
 
 ADVANCE = """
 UPDATE ingest_cursor AS cursor SET seq = advance.new, updated_at = now()
@@ -70,52 +96,25 @@ WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'""",
 )
 
 Ring = tuple[int, int]  # number, epoch
+T = TypeVar("T")
 
 
 class Fenced(Refused):
     """Another writer has stored records of the same rings: this one must not write again."""
 
 
-class FailureKind(enum.Enum):
-    """What a failed transaction means for the batch."""
-
-    AWAY = "away"  # connection lost, server stopping, full or busy: the same batch will go in later
-    DATA = "data"  # the server refuses a value of the batch
-    SETUP = "setup"  # table, permission or edition is wrong: needs the operator
-
-
-# SQLSTATE classes and codes; the first match decides, what is not listed needs the operator.
-FAILURE_KINDS: Sequence[tuple[str, FailureKind]] = (
-    ("08", FailureKind.AWAY),  # connection exception
-    ("57", FailureKind.AWAY),  # operator intervention: shutdown, cannot connect now, statement timeout
-    ("40", FailureKind.AWAY),  # serialization failure, deadlock
-    ("53", FailureKind.AWAY),  # disk full, out of memory, too many connections
-    ("55P03", FailureKind.AWAY),  # lock not available
-    ("25006", FailureKind.AWAY),  # read-only: a replica that has not been promoted yet
-    ("22", FailureKind.DATA),  # data exception
-    ("23", FailureKind.DATA),  # integrity constraint
-)
-
-
-def classify(error: psycopg.Error) -> FailureKind:
-    """Return what *error* means; without a SQLSTATE it never reached a working server."""
-    if error.sqlstate is None:
-        return FailureKind.AWAY
-    for prefix, kind in FAILURE_KINDS:
-        if error.sqlstate.startswith(prefix):
-            return kind
-    return FailureKind.SETUP
-
-
-class Batch(Protocol):
-    """What `native_pipeline.copy_encoder.CopyBatch` offers to the database."""
+class Claim(Protocol):
+    """The right to store one batch: taken by the transaction that stores it, so that no other can store it again."""
 
     @property
-    def rows(self) -> Mapping[str, int]:
-        """Rows by table; a table without rows is left out."""
+    def part(self) -> str:
+        """Whose it is, in the names of failpoints."""
 
-    def block(self, table: str, /) -> memoryview:
-        """Return the complete COPY stream of *table*."""
+    def take(self, connection: Connection, /) -> bool:
+        """Take it, as the first statement of the transaction; False if somebody has it already."""
+
+    def is_taken(self, connection: Connection, /) -> bool:
+        """Tell whether the batch is stored. Raises Fenced if another writer has stored something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,37 @@ class Advance:
     new: int
 
 
-class _CursorMoved(Exception):
+@dataclass(frozen=True, slots=True)
+class CursorAdvances:
+    """The claim of a live batch: its rings' cursors are where the writer knows them, and move over it."""
+
+    part: ClassVar[str] = "writer"
+    advances: Sequence[Advance]
+
+    def take(self, connection: Connection, /) -> bool:
+        """Move the cursors; False if one of them is elsewhere."""
+        columns = [
+            [advance.ring[0] for advance in self.advances],
+            [advance.ring[1] for advance in self.advances],
+            [advance.old for advance in self.advances],
+            [advance.new for advance in self.advances],
+        ]
+        return connection.execute(ADVANCE, columns).rowcount == len(self.advances)
+
+    def is_taken(self, connection: Connection, /) -> bool:
+        """Tell whether all cursors have moved; Fenced if some have and some have not, or elsewhere."""
+        found = _cursors(connection, [advance.ring for advance in self.advances])
+        if all(found.get(advance.ring) == advance.new for advance in self.advances):
+            return True
+        if all(found.get(advance.ring) == advance.old for advance in self.advances):
+            return False
+        raise Fenced(f"ingest_cursor: expected {self}, found {found}: another writer is active")
+
+    def __str__(self) -> str:
+        return ", ".join(f"ring {a.ring[0]} epoch {a.ring[1]} at {a.old} or {a.new}" for a in self.advances)
+
+
+class _ClaimTaken(Exception):
     pass
 
 
@@ -136,8 +165,7 @@ class Database:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self._settings = settings
-        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
-        self._in_doubt = False  # an attempt failed, and may have been committed all the same
+        self._connection: Connection | None = None
         self._log = log.get()
 
     def start_cursors(self, first: Mapping[Ring, int]) -> dict[Ring, int]:
@@ -153,41 +181,60 @@ class Database:
                 retention_days=self._settings.retention_days,
                 columnstore_after_days=self._settings.columnstore_after_days,
             )
-            with connection.transaction():
+            with self._transaction(connection):
                 for ring, seq in first.items():
                     if connection.execute(START_CURSOR, [*ring, seq]).rowcount:
                         self._note_replaced(connection, ring)
-        return self._cursors(first)
+            return _cursors(connection, first)
 
     def add_lapped_gaps(self, ring: Ring) -> None:
         """Note in `feed_gaps` that *ring* no longer holds what follows the database's cursor."""
         connection = self._connected()
-        with self._discarding_on_failure(connection), connection.transaction():
+        with self._discarding_on_failure(connection), self._transaction(connection):
             query = "SELECT updated_at FROM ingest_cursor WHERE ring = %s AND epoch = %s"
             row = connection.execute(query, ring).fetchone()
             if row is not None:
                 self._add_gaps(connection, ring[0], row[0], "ring lapped")
 
-    def store(self, batch: Batch, advances: Sequence[Advance]) -> None:
-        """Store *batch* and move the cursors; returns when that is so, also if an earlier attempt had done it.
+    def store(self, batch: Batch, claim: Claim) -> None:
+        """Store *batch* under *claim*; returns when that is so, also if an earlier attempt had done it.
 
-        Raises Fenced if the cursors are neither where *advances* start nor where they end, psycopg.Error if the
-        transaction failed: then call again with the same arguments, and with no others before.
+        Raises Fenced if the claim is taken and the batch not stored, psycopg.Error if the transaction failed: then it
+        may have been committed all the same, and the same call finds out.
         """
-        if self._in_doubt and self._is_stored(advances):
-            self._in_doubt = False
-            return
+
+        def copy(connection: Connection) -> None:
+            for table in batch.rows:
+                copy_rows(connection, table, batch)
+
+        self._claimed(claim, copy)
+
+    def store_isolated(self, block: RecordBlock, claim: Claim) -> Isolated:
+        """Store the rows of *block* that the server takes, and keep the others in `quarantine`, under *claim*.
+
+        For a batch that `store` failed with FailureKind.DATA. Everything is one transaction. If an earlier attempt had
+        stored it, nothing is known about its rows, and the result says none. Raises as `store` does.
+        """
+        return self._claimed(claim, partial(isolation.store, block=block)) or Isolated()
+
+    def _claimed(self, claim: Claim, work: Callable[[Connection], T]) -> T | None:
+        """Take *claim* and do *work*, in one transaction; None if that was done before."""
         connection = self._connected()
-        self._in_doubt = True
         try:
-            with self._discarding_on_failure(connection), connection.transaction():
-                self._advance(connection, advances)
-                for table in batch.rows:
-                    self._copy(connection, table, batch)
-        except _CursorMoved:
-            if not self._is_stored(advances):
-                raise Fenced(f"ingest_cursor: expected {_describe(advances)}: another writer is active") from None
-        self._in_doubt = False
+            return self._in_transaction(connection, claim, work)
+        except _ClaimTaken:
+            with self._discarding_on_failure(connection):
+                if claim.is_taken(connection):
+                    return None
+            raise Fenced(f"{claim}: another writer is active") from None
+
+    def _in_transaction(self, connection: Connection, claim: Claim, work: Callable[[Connection], T]) -> T:
+        with self._discarding_on_failure(connection), self._transaction(connection):
+            if not claim.take(connection):
+                raise _ClaimTaken
+            result = work(connection)
+            reach(f"{claim.part}.before_commit")
+            return result
 
     def maintain(self, today: date) -> None:
         """Make partitions ahead, drop what is past its retention; see `schema.maintain`."""
@@ -206,7 +253,7 @@ class Database:
             self._connection.close()
             self._connection = None
 
-    def _connected(self) -> psycopg.Connection[tuple[object, ...]]:
+    def _connected(self) -> Connection:
         if self._connection is None:
             address = make_conninfo(
                 self._settings.dsn,
@@ -215,20 +262,24 @@ class Database:
                 client_encoding="UTF8",
                 **KEEPALIVE,
             )
-            connection = psycopg.connect(address, autocommit=True)
+            # never prepared: the next transaction may be on another server of a pooler
+            connection = psycopg.connect(address, autocommit=True, prepare_threshold=None)
             with self._discarding_on_failure(connection):
-                connection.execute(
-                    "SELECT set_config('synchronous_commit', 'on', false),"
-                    " set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false)",
-                    [f"{self._settings.statement_timeout_s}s", LOCK_TIMEOUT],
-                )
+                connection.execute(SETTINGS, [f"{self._settings.statement_timeout_s}s", LOCK_TIMEOUT, False])
             self._connection = connection
         return self._connection
 
-    def _discarding_on_failure(self, connection: psycopg.Connection[tuple[object, ...]]) -> "_Discarding":
+    @contextlib.contextmanager
+    def _transaction(self, connection: Connection) -> Iterator[None]:
+        """A transaction that survives a crash of the server once it is committed, and that never waits for ever."""
+        with connection.transaction():
+            connection.execute(SETTINGS, [f"{self._settings.statement_timeout_s}s", LOCK_TIMEOUT, True])
+            yield
+
+    def _discarding_on_failure(self, connection: Connection) -> "_Discarding":
         return _Discarding(self, connection)
 
-    def _note_replaced(self, connection: psycopg.Connection[tuple[object, ...]], ring: Ring) -> None:
+    def _note_replaced(self, connection: Connection, ring: Ring) -> None:
         """Before the commit: twice in the log if that fails is better than never if only its answer is lost."""
         number, epoch = ring
         row = connection.execute(PREDECESSOR, ring).fetchone()
@@ -238,9 +289,7 @@ class Database:
         started = self._add_gaps(connection, number, updated_at, "ring lost")
         self._log.critical("ring_lost", ring=number, old_epoch=old_epoch, new_epoch=epoch, started=started.isoformat())
 
-    def _add_gaps(
-        self, connection: psycopg.Connection[tuple[object, ...]], number: int, updated_at: object, reason: str
-    ) -> datetime:
+    def _add_gaps(self, connection: Connection, number: int, updated_at: object, reason: str) -> datetime:
         """Add a row for each stream of ring *number*, from its newest row until now; return when they start."""
         values = {"ring": number, "updated_at": updated_at, "reason": reason}
         row = connection.execute(NEWEST_RECEIPT, values).fetchone()
@@ -250,48 +299,17 @@ class Database:
         connection.execute(ADD_GAPS, {**values, "started": started})
         return started
 
-    def _advance(self, connection: psycopg.Connection[tuple[object, ...]], advances: Sequence[Advance]) -> None:
-        """Before the rows: a writer that was overtaken finds out at once, and two never copy side by side."""
-        columns = [
-            [advance.ring[0] for advance in advances],
-            [advance.ring[1] for advance in advances],
-            [advance.old for advance in advances],
-            [advance.new for advance in advances],
-        ]
-        if connection.execute(ADVANCE, columns).rowcount != len(advances):
-            raise _CursorMoved
 
-    def _copy(self, connection: psycopg.Connection[tuple[object, ...]], table: str, batch: Batch) -> None:
-        statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-            sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, COLUMNS[table]))
-        )
-        with connection.cursor() as cursor, batch.block(table) as block:
-            with cursor.copy(statement) as copy:
-                copy.write(block)
-            if cursor.rowcount != batch.rows[table]:
-                raise psycopg.DataError(f"{table}: sent {batch.rows[table]} rows, the server took {cursor.rowcount}")
-
-    def _is_stored(self, advances: Sequence[Advance]) -> bool:
-        """Tell whether all of *advances* have been made; Fenced if some were and some were not, or others."""
-        found = self._cursors([advance.ring for advance in advances])
-        if all(found.get(advance.ring) == advance.new for advance in advances):
-            return True
-        if all(found.get(advance.ring) == advance.old for advance in advances):
-            return False
-        raise Fenced(f"ingest_cursor: expected {_describe(advances)}, found {found}: another writer is active")
-
-    def _cursors(self, rings: Sequence[Ring] | Mapping[Ring, int]) -> dict[Ring, int]:
-        connection = self._connected()
-        with self._discarding_on_failure(connection):
-            rows = connection.execute("SELECT ring, epoch, seq FROM ingest_cursor").fetchall()
-        found = {(int(str(ring)), int(str(epoch))): int(str(seq)) for ring, epoch, seq in rows}
-        return {ring: found[ring] for ring in rings if ring in found}
+def _cursors(connection: Connection, rings: Iterable[Ring]) -> dict[Ring, int]:
+    rows = connection.execute("SELECT ring, epoch, seq FROM ingest_cursor").fetchall()
+    found = {(int(str(ring)), int(str(epoch))): int(str(seq)) for ring, epoch, seq in rows}
+    return {ring: found[ring] for ring in rings if ring in found}
 
 
 class _Discarding:
     """After a failure nobody knows what state a connection is in: close it, the next call makes a new one."""
 
-    def __init__(self, database: Database, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    def __init__(self, database: Database, connection: Connection) -> None:
         self._database = database
         self._connection = connection
 
@@ -302,7 +320,3 @@ class _Discarding:
         if isinstance(value, psycopg.Error):
             self._connection.close()
             self._database.close()
-
-
-def _describe(advances: Sequence[Advance]) -> str:
-    return ", ".join(f"ring {a.ring[0]} epoch {a.ring[1]} at {a.old} or {a.new}" for a in advances)

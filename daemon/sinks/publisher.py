@@ -9,22 +9,28 @@ outcome of one is unknown, or a predecessor was killed, the cursor says where to
 """
 
 import contextlib
+import dataclasses
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-from daemon import log
+from daemon import failpoints, log
 from daemon.config import Redis as RedisSettings
 from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
-from daemon.rings import ring_paths
+from daemon.rings import noticing_new_rings, ring_paths
 from daemon.sinks.background import BackgroundThread
 from daemon.sinks.host import Clock, Counters, DrainDeadline, Host, host_of
+from daemon.sinks.publish_losses import PublishLosses
+from daemon.sinks.publisher_interfaces import Batch, Link, Reader
+from daemon.sinks.redis_errors import Reaction, reaction_to
 from daemon.sinks.redis_link import Cursor, RedisAway, RedisLink
 from daemon.supervision import process
 from native_pipeline.counters import CountersBlock
-from native_pipeline.redis_encoder import PublishBatch, TransactionReplies
+from native_pipeline.redis_encoder import STREAM_KEY, PublishBatch
+from native_pipeline.redis_replies import TransactionReplies
 from native_pipeline.ring import LossyReader
 
 CONSUMER = "publisher"  # name of its slot in every ring
@@ -37,87 +43,6 @@ ATTEMPTS_AT_STOP = 2  # a stop does not wait for a Redis that is away: what is l
 DEADLINE_MARGIN_S = 0.5  # of the time to drain, for closing the connection
 
 T = TypeVar("T")
-
-
-class Reader(Protocol):
-    """What `native_pipeline.ring.LossyReader` offers to the publisher."""
-
-    @property
-    def ring(self) -> int:
-        """Number of the ring."""
-
-    @property
-    def epoch(self) -> int:
-        """Epoch of the ring file."""
-
-    @property
-    def lag_bytes(self) -> int:
-        """Published in the ring and not committed."""
-
-    @property
-    def lapped_records(self) -> int:
-        """Records that the ring lost before this consumer read them."""
-
-    @property
-    def corrupt_records(self) -> int:
-        """Records skipped because their checksum was wrong."""
-
-    def seek_after(self, seq: int, /) -> int:
-        """Go behind *seq*; return how many of the following records are gone."""
-
-    def commit(self) -> None:
-        """Remember the position for a successor."""
-
-    def prepare_sleep(self) -> bool:
-        """Ask the producer for a wake-up; False if there is something to read."""
-
-    def cancel_sleep(self) -> None:
-        """Ask for no wake-up any more."""
-
-
-class Batch(Protocol):
-    """What `native_pipeline.redis_encoder.PublishBatch` offers to the publisher."""
-
-    @property
-    def messages(self) -> int:
-        """Messages in the batch."""
-
-    @property
-    def records(self) -> int:
-        """Records taken, those without a message included."""
-
-    @property
-    def commands(self) -> int:
-        """Commands of the last payload."""
-
-    @property
-    def progress(self) -> Mapping[int, tuple[int, int, int]]:
-        """For each ring: epoch, first and last seq."""
-
-    def append_from(self, reader: Any, max_records: int, /) -> int:  # Any: the native batch takes the native reader
-        """Encode up to *max_records* of *reader*; return how many."""
-
-    def payload(self) -> memoryview:
-        """Return the transaction."""
-
-    def observe_ages(self, counters: Any, histogram: int, now_ns: int, /) -> None:
-        """Count how old each record was at *now_ns*."""
-
-    def clear(self) -> None:
-        """Forget everything."""
-
-
-class Link(Protocol):
-    """What `redis_link.RedisLink` offers to the publisher; connect() and send() raise RedisAway."""
-
-    def connect(self, rings: Sequence[int], /) -> Mapping[int, Cursor]:
-        """Connect and return the cursors."""
-
-    def send(self, payload: memoryview, commands: int, /) -> TransactionReplies:
-        """Send a transaction and return its replies."""
-
-    def close(self) -> None:
-        """Disconnect."""
 
 
 class Publisher:
@@ -153,8 +78,8 @@ class Publisher:
         self._turn = 0
         self._drain_deadline: float | None = None
         self._published: dict[int, int] = {}  # last published seq of each ring, once it is known
-        self._counted = {"publish_lapped": self._sum_lapped(), "corrupt_records": self._sum_corrupt()}
-        self._lapped_unreported = 0
+        self._losses = PublishLosses(self._readers, batch, counters, clock)
+        self._streams_ahead: set[int] = set()  # rings whose streams have later ids than the ring will give
         self._report_due = clock.monotonic()
         self._log = log.get()
 
@@ -165,6 +90,8 @@ class Publisher:
             while True:
                 self._host.beat()
                 self._check_deadline()
+                if self._is_connected or self._failures:  # not before the first attempt
+                    self._losses.relieve()
                 if self._failures_at_stop >= ATTEMPTS_AT_STOP:
                     return False
                 if not self._is_connected:
@@ -196,25 +123,29 @@ class Publisher:
         try:
             cursors = self._in_background(lambda: self._link.connect(list(self._readers)))
         except RedisAway as exc:
-            self._note_failure("redis_away", str(exc))
+            self._note_failure("redis_away", str(exc), exc.reaction)
             return
         self._is_connected = True
         self._counters.set("redis_connected", 1)
         self._go_on_behind(cursors)
 
-    def _note_failure(self, event: str, error: str) -> None:
-        """Count, log the first of a series, and draw the time of the next attempt: full jitter."""
+    def _note_failure(self, event: str, error: str, reaction: Reaction = Reaction.RETRY) -> None:
+        """Count, log the first of a series, and draw the time of the next attempt: full jitter, or none of it."""
         self._counters.increment("publish_errors")
         self._counters.set("redis_connected", 0)
         self._is_connected = False
         if self._away_since is None:
             self._away_since = self._clock.monotonic()
             self._report_due = self._away_since + REPORT_INTERVAL_S
-            self._log.warning(event, error=error)
+            if reaction is Reaction.WAIT:
+                self._log.error("redis_needs_attention", error=error)
+            else:
+                self._log.warning(event, error=error)
         ceiling = min(self._settings.retry_max_s, FIRST_RETRY_S * 2 ** min(self._failures, 30))
         self._failures += 1
         self._failures_at_stop += self._host.stopping()
-        self._retry_at = self._clock.monotonic() + ceiling * self._jitter()
+        delay_s = self._settings.retry_max_s if reaction is Reaction.WAIT else ceiling * self._jitter()
+        self._retry_at = self._clock.monotonic() + delay_s
 
     def _note_success(self) -> None:
         """Redis takes what we have, not merely our connection: the trouble is over."""
@@ -230,20 +161,40 @@ class Publisher:
             for ring, reader in self._readers.items()
             if ring in cursors and cursors[ring].epoch == reader.epoch
         }
+        self._note_replaced(cursors)
         if self._batch.records:
-            self._settle_batch(known)
+            self._settle_batch(known, cursors)
         for ring, seq in known.items():
-            before = self._published.get(ring)
-            if ring in self._batch.progress or seq == before:
+            before, reader = self._published.get(ring), self._readers[ring]
+            if seq == before:
                 continue
             ahead = before - seq if before is not None else 0
-            if ahead <= 0:
-                ahead = self._readers[ring].seek_after(seq)  # how far the ring's own memory of us is ahead of Redis
-                self._published[ring] = seq + ahead
+            if ring in self._batch.progress:  # not published yet, and to be sent again as it is
+                if ahead > 0:
+                    self._batch.tell_forgotten(reader, seq)
+                    self._published[ring] = seq
+            else:
+                if ahead <= 0:
+                    ahead = reader.seek_after(seq)  # how far the ring's own memory of us is ahead of Redis
+                    self._published[ring] = seq + ahead
+                self._batch.resume(reader, seq, cursors[ring].last)
             if ahead > 0:  # a Redis that lost its last moments; the subscribers it had then have the messages
                 self._log.warning("redis_cursor_went_back", ring=ring, cursor_seq=seq, records=ahead)
 
-    def _settle_batch(self, known: Mapping[int, int]) -> None:
+    def _note_replaced(self, cursors: Mapping[int, Cursor]) -> None:
+        """Rings that are other files than Redis knows: whether the old ones were published to the end is not known."""
+        for ring, reader in self._readers.items():
+            if ring not in cursors or cursors[ring].epoch == reader.epoch or ring in self._published:
+                continue
+            cursor = cursors[ring]
+            self._published[ring] = 0
+            self._batch.resume(reader, 0, cursor.last, replaced_seq=cursor.seq)
+            if cursor.seq >= reader.first_seq:  # made while the clock stood behind an earlier file's
+                self._streams_ahead.add(ring)
+                if self._settings.streams:
+                    self._log.error("redis_streams_ahead", ring=ring, cursor_seq=cursor.seq, first_seq=reader.first_seq)
+
+    def _settle_batch(self, known: Mapping[int, int], cursors: Mapping[int, Cursor]) -> None:
         """The outcome of the last transaction was unknown: it happened, it did not, or somebody else was faster."""
         progress = self._batch.progress
         happened = [known.get(ring, -1) >= last for ring, (_, _, last) in progress.items()]
@@ -255,6 +206,9 @@ class Publisher:
                 self._published[ring] = max(known.get(ring, -1), first - 1)
                 self._readers[ring].seek_after(self._published[ring])
             self._batch.clear()
+            for ring in progress:
+                last = cursors[ring].last if ring in known else {}
+                self._batch.resume(self._readers[ring], self._published[ring], last)
 
     # ---- batches ---------------------------------------------------------------------------------------
 
@@ -283,19 +237,22 @@ class Publisher:
         started = self._clock.monotonic()
         payload = self._batch.payload()
         commands = self._batch.commands
+        failpoints.reach("publisher.before_send")
         try:
             replies = self._in_background(lambda: self._link.send(payload, commands))
         except RedisAway as exc:
             payload.release()
-            self._note_failure("redis_away", str(exc))
+            self._note_failure("redis_away", str(exc), exc.reaction)
             return
         payload.release()
-        if replies.errors:
-            # Inside EXEC the other commands have happened nevertheless: counted and reported, never repeated.
-            self._note_failure("redis_refused", replies.first_error.decode(errors="replace"))
+        failpoints.reach("publisher.after_exec")
+        if replies.errors > len(replies.failures):
+            error = replies.first_error.decode(errors="replace")
+            self._note_failure("redis_refused", error, reaction_to(error))
         elif replies.aborted:
             self._note_failure("redis_cursor_moved", "the cursor was moved by another connection")
         if replies.executed:
+            self._count_refused(replies)
             full = self._batch.records >= self._settings.batch_messages
             self._confirm()
             if not full:
@@ -309,13 +266,29 @@ class Publisher:
             self._published[ring] = last
         self._counters.increment("records_published", self._batch.messages)
         self._counters.increment("publish_batches")
+        if self._batch.gap_entries:
+            self._counters.increment("stream_gaps", self._batch.gap_entries)
         self._batch.observe_ages(self._counters, AGE_HISTOGRAM, now_ns)
         self._batch.clear()
         if self._is_connected:
             self._note_success()
-        self._count_losses()
+        self._losses.count()
         self._count_lag()
         self._report()
+
+    def _count_refused(self, replies: TransactionReplies) -> None:
+        """Inside EXEC the other commands have happened nevertheless: what failed is counted by channel, never repeated.
+
+        An entry that its stream has already is none of this, unless the stream is ahead of the ring.
+        """
+        failed = self._batch.keys_of(command for command, _ in replies.failures)
+        if replies.failures:
+            self._counters.increment("publish_errors")
+            self._losses.note_refusal(failed[0], replies.first_error.decode(errors="replace"))
+        if self._streams_ahead:
+            repeated = self._batch.keys_of(replies.repeated)
+            failed = [*failed, *(key for key in repeated if int(key.rpartition(":")[2]) in self._streams_ahead)]
+        self._losses.count_refused(Counter(key.split(":")[1] for key in failed if key.startswith(STREAM_KEY)))
 
     def _pause_until(self, moment: float) -> None:
         """Let a batch come together: at most one transaction per flush interval unless there is more than a batch."""
@@ -340,6 +313,7 @@ class Publisher:
         while not self._background.wait(BEAT_S):
             self._host.beat()
             self._check_deadline()
+            self._losses.relieve()
         result: T = self._background.result()
         return result
 
@@ -354,20 +328,6 @@ class Publisher:
 
     # ---- numbers ---------------------------------------------------------------------------------------
 
-    def _sum_lapped(self) -> int:
-        return sum(reader.lapped_records for reader in self._readers.values())
-
-    def _sum_corrupt(self) -> int:
-        return sum(reader.corrupt_records for reader in self._readers.values())
-
-    def _count_losses(self) -> None:
-        for name, total in (("publish_lapped", self._sum_lapped()), ("corrupt_records", self._sum_corrupt())):
-            new = total - self._counted[name]
-            if new > 0:
-                self._counters.increment(name, new)
-                self._counted[name] = total
-                self._lapped_unreported += new
-
     def _count_lag(self) -> int:
         lag = sum(reader.lag_bytes for reader in self._readers.values())
         self._counters.set("publisher_lag_bytes", lag)
@@ -375,15 +335,12 @@ class Publisher:
 
     def _report(self) -> None:
         """Log what goes on being wrong: once a minute."""
+        self._losses.report()
         now = self._clock.monotonic()
-        if now < self._report_due or (self._away_since is None and not self._lapped_unreported):
+        if now < self._report_due or self._away_since is None:
             return
         self._report_due = now + REPORT_INTERVAL_S
-        if self._away_since is not None:
-            self._log.warning("redis_still_away", away_s=round(now - self._away_since), attempts=self._failures)
-        if self._lapped_unreported:
-            self._log.warning("messages_not_published", records=self._lapped_unreported)
-            self._lapped_unreported = 0
+        self._log.warning("redis_still_away", away_s=round(now - self._away_since), attempts=self._failures)
 
 
 def run(
@@ -400,13 +357,22 @@ def run(
     Raises RingError if a ring is not what it says or has a publisher already.
     """
     batch = PublishBatch(
-        venues=VENUE_NAMES, markets=MARKET_NAMES, minute_counts_kept_s=settings.minute_counts_kept_h * 3600
+        venues=VENUE_NAMES,
+        markets=MARKET_NAMES,
+        minute_counts_kept_s=settings.minute_counts_kept_h * 3600,
+        streams=settings.streams,
+        stream_maxlen=settings.stream_maxlen,
     )
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(contextlib.closing(LossyReader(path, CONSUMER))) for path in paths]
         on_ready()
         publisher = Publisher(
-            readers=readers, batch=batch, link=RedisLink(settings), settings=settings, counters=counters, host=host
+            readers=readers,
+            batch=batch,
+            link=RedisLink(settings),
+            settings=settings,
+            counters=counters,
+            host=dataclasses.replace(host, wait=noticing_new_rings(host.wait, paths, readers)),
         )
         return publisher.run()
 

@@ -5,7 +5,7 @@ extended by one mode, in which `TransactionReplies` counts the replies and keeps
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -16,7 +16,9 @@ from redis.retry import Retry
 from daemon import log
 from daemon.config import Redis as RedisSettings
 from daemon.errors import Retryable
-from native_pipeline.redis_encoder import CURSOR_KEY, TransactionReplies
+from daemon.sinks.redis_errors import Reaction, reaction_to, text_of
+from native_pipeline.redis_encoder import CURSOR_KEY, LAST_KEY
+from native_pipeline.redis_replies import TransactionReplies
 
 RECEIVE_BYTES = 1 << 16  # the replies to a full batch arrive in one or two reads
 CLIENT_NAME = "sise-publisher"
@@ -28,10 +30,15 @@ class Cursor:
 
     epoch: int
     seq: int
+    last: Mapping[str, int] = field(default_factory=dict)  # channel, or LOST -> seq, see redis_encoder.LAST_KEY
 
 
 class RedisAway(Retryable):
     """Redis cannot be reached, or refuses to work for us at the moment."""
+
+    def __init__(self, message: str, reaction: Reaction = Reaction.RETRY) -> None:
+        super().__init__(message)
+        self.reaction = reaction
 
 
 class TransactionParser(DefaultParser):  # type: ignore[misc, valid-type] # redis-py chooses a class at import
@@ -75,10 +82,13 @@ class RedisLink:
             self._connection.connect()
             self._call("WATCH", CURSOR_KEY)
             values = self._call("HMGET", CURSOR_KEY, *(f"ring-{ring}" for ring in rings))
+            last = _parse_last(self._call("HGETALL", LAST_KEY))
         except (redis.RedisError, OSError) as exc:
             self.close()
             raise _away(exc) from exc
-        cursors = {ring: _parse_cursor(value) for ring, value in zip(rings, values, strict=True)}
+        cursors = {
+            ring: _parse_cursor(value, last.get(str(ring), {})) for ring, value in zip(rings, values, strict=True)
+        }
         return {ring: cursor for ring, cursor in cursors.items() if cursor is not None}
 
     def send(self, payload: memoryview, commands: int) -> TransactionReplies:
@@ -128,10 +138,20 @@ class RedisLink:
 
 
 def _away(error: Exception) -> RedisAway:
-    return RedisAway(f"{type(error).__name__}: {error}")
+    return RedisAway(f"{type(error).__name__}: {error}", reaction_to(text_of(error)))
 
 
-def _parse_cursor(value: bytes | None) -> Cursor | None:
+def _parse_last(words: Sequence[bytes]) -> dict[str, dict[str, int]]:
+    """`{ring}:{channel}` and seq in turn; returned by ring."""
+    found: dict[str, dict[str, int]] = {}
+    for name, seq in zip(words[::2], words[1::2], strict=True):
+        ring, _, channel = name.decode(errors="replace").partition(":")
+        if seq.isdigit():
+            found.setdefault(ring, {})[channel] = int(seq)
+    return found
+
+
+def _parse_cursor(value: bytes | None, last: Mapping[str, int]) -> Cursor | None:
     """`{epoch}:{seq}`; something else was not written by us and says nothing."""
     if value is None:
         return None
@@ -139,4 +159,4 @@ def _parse_cursor(value: bytes | None) -> Cursor | None:
     if not (epoch.isdigit() and seq.isdigit()):
         log.get().warning("redis_cursor_unreadable", key=CURSOR_KEY, value=value[:64])
         return None
-    return Cursor(int(epoch), int(seq))
+    return Cursor(int(epoch), int(seq), last)

@@ -1,4 +1,4 @@
-"""The database's tables: numbered migrations, applied once each under an advisory lock, and their daily upkeep.
+"""The database's tables: numbered migrations, applied once each in a transaction of its own, and their daily upkeep.
 
 With TimescaleDB the tables of market data are hypertables, whose chunks a job compresses. Without it they are
 partitioned by UTC day, and `maintain` makes partitions ahead. In both it drops old ones. Which of the two a database
@@ -7,9 +7,10 @@ has is decided by its first migration: an extension that is installed later chan
 Retention counts from receipt: a row whose exchange time is years old is kept as long as every other.
 """
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from importlib import resources
@@ -123,26 +124,33 @@ def migrate(database: str | Connection, *, retention_days: int = 365, columnstor
         with psycopg.connect(database, autocommit=True, application_name="sise migrate") as connection:
             return migrate(connection, retention_days=retention_days, columnstore_after_days=columnstore_after_days)
     connection = database
-    connection.execute("SELECT pg_advisory_lock(%s)", [LOCK_ID])
-    try:
-        done = _apply(connection)
-        if _variant_of(connection) == "timescaledb":
+    done = _apply(connection)
+    if _variant_of(connection) == "timescaledb":
+        with _alone(connection):
             _set_policies(connection, columnstore_after_days)
-        maintain(connection, datetime.now(UTC).date(), retention_days=retention_days)
-    finally:
-        if not connection.closed:
-            connection.execute("SELECT pg_advisory_unlock(%s)", [LOCK_ID])
+    maintain(connection, datetime.now(UTC).date(), retention_days=retention_days)
     return done
+
+
+@contextlib.contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """A transaction that no other process migrates beside; its lock ends with it, on whichever server of a pooler."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK_ID])
+        yield
 
 
 def _apply(connection: Connection) -> list[str]:
     _check_encoding(connection)
-    connection.execute(MIGRATIONS_TABLE)
-    variant = _variant_of(connection) or _choose_variant(connection)
+    with _alone(connection):
+        connection.execute(MIGRATIONS_TABLE)
+        variant = _variant_of(connection) or _choose_variant(connection)
     done = []
     migrations = [m for m in packaged_migrations() if m.variant in (None, variant)]
     for migration in pending(migrations, _applied(connection)):
-        with connection.transaction():
+        with _alone(connection):
+            if migration.version in _applied(connection):
+                continue  # by somebody else, since we looked
             connection.execute(migration.text.encode())
             connection.execute(
                 "INSERT INTO schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
@@ -252,15 +260,17 @@ def _make_partition(connection: Connection, table: str, day: date) -> str:
         "end": _start_of(day + timedelta(days=1)),
     }
     statements: Sequence[str] = (
-        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'",
-        # Nobody may add a row of that day to the default partition between the move and the attachment.
-        "LOCK TABLE ONLY {rest} IN ACCESS EXCLUSIVE MODE",
         "CREATE TABLE {partition} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
         "WITH moved AS (DELETE FROM {rest} WHERE time >= {start} AND time < {end} RETURNING *)"
         " INSERT INTO {partition} SELECT * FROM moved",
         "ALTER TABLE {table} ATTACH PARTITION {partition} FOR VALUES FROM ({start}) TO ({end})",
     )
     with connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        # Nobody may add a row of that day to the default partition between the move and the attachment.
+        connection.execute(sql.SQL("LOCK TABLE ONLY {rest} IN ACCESS EXCLUSIVE MODE").format(**names))
+        if day in _partitions(connection, table):
+            return name  # made by somebody else, since we looked
         for statement in statements:
             connection.execute(sql.SQL(statement).format(**names))
     return name

@@ -1,109 +1,48 @@
 """`sise verify`: received = published = stored, for every symbol, kind and minute of receipt.
 
 *Received* is what the workers counted where records enter the ring (`ingest_ledger`), *stored* are the rows of the
-market tables, *published* the counts that Redis keeps beside its messages. A ledger row covers its source up to a
-seq; rows behind the newest one of their epoch are *open*: in flight, or the last of a ring that was lost with their
-ledger rows, and not compared with it. The comparison is exact: no tolerance.
+market tables, *published* the counts that Redis keeps beside its messages. What is not in the tables has a name:
+refused by the database, waiting in spill files, still in the rings, or lost. See `counts` for what is compared, and
+`count_queries` for what a ledger row covers.
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import redis
 
 from daemon.config import Config
-from daemon.sinks.schema import over_market_tables
-from native_pipeline.records import MARKET_DATA
+from daemon.sinks.count_queries import (
+    LEDGER_BOUNDS,
+    ROW_BOUNDS,
+    Checkpoint,
+    Connection,
+    count_waiting_batches,
+    read_checkpoints,
+    read_counts,
+    read_published,
+    registered_batches,
+)
+from daemon.sinks.counts import UTC_EPOCH, Counts, Difference, Window, compare, minute_of, time_of
+from daemon.sinks.in_flight import read_in_flight, unsettled_from
 
 APPLICATION_NAME = "sise verify"
-PUBLISHED_KEY = (
-    "published:minute:{minute}"  # hash: market|symbol|kind -> messages; see native_pipeline/redis_encoder.pyx
-)
 WINDOW_MINUTES = 24 * 60  # a day at a time bounds the memory, however much is compared
 GROWING_MINUTES = 2  # the newest minutes may still get messages that no ledger row covers yet
 SETTLE_ATTEMPTS = 5  # a publisher that runs is milliseconds behind the writer: look again before calling it a loss
 SETTLE_S = 0.5
 MAX_SHOWN = 50
-UTC_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# An epoch owns the seqs from its number up to the next epoch of that ring: a ring that was lost took its newest ledger
-# rows with it, and those of its successor do not cover its rows. What no cursor knows belongs to an epoch 0.
-CHECKPOINTS = """
-WITH epochs AS (
-    SELECT source, epoch, coalesce(lead(epoch) OVER (PARTITION BY source ORDER BY epoch), 9223372036854775807) AS behind
-    FROM (SELECT ring AS source, epoch FROM ingest_cursor
-          UNION SELECT DISTINCT source, 0 FROM ingest_ledger WHERE minute >= %(start)s) AS known
-)
-SELECT source, epoch, behind, max(through_seq) FROM ingest_ledger JOIN epochs USING (source)
-WHERE minute >= %(start)s AND seq >= epoch AND seq < behind GROUP BY 1, 2, 3"""
-KNOWN = """unnest(%(source)s::int2[], %(epoch)s::int8[], %(behind)s::int8[], %(checkpoint)s::int8[])
-    AS known (source, epoch, behind, checkpoint)"""
-RECEIVED = """
-SELECT minute, market, symbol, kind, sum(received) FROM ingest_ledger
-WHERE minute >= %(first)s AND minute < %(behind_last)s GROUP BY 1, 2, 3, 4"""
-STORED = """
-SELECT date_bin('1 minute', recv_time, TIMESTAMPTZ 'epoch') AS minute, market, symbol,
-    count(*) FILTER (WHERE seq <= checkpoint), count(*) FILTER (WHERE (seq <= checkpoint) IS NOT TRUE)
-FROM {table} AS row LEFT JOIN {known} ON row.source = known.source AND seq >= epoch AND seq < behind
-WHERE recv_time >= %(first)s AND recv_time < %(behind_last)s GROUP BY 1, 2, 3"""
-DUPLICATED = """
-SELECT date_bin('1 minute', received, TIMESTAMPTZ 'epoch') AS minute, market, symbol,
-    sum(copies), coalesce(sum(copies) FILTER (WHERE seq <= checkpoint), 0)
-FROM (
-    SELECT source, seq, count(*) - 1 AS copies, min(recv_time) AS received, min(market) AS market, min(symbol) AS symbol
-    FROM {table} WHERE recv_time >= %(first)s AND recv_time < %(behind_last)s GROUP BY 1, 2 HAVING count(*) > 1
-) AS row LEFT JOIN {known} ON row.source = known.source AND seq >= epoch AND seq < behind
-GROUP BY 1, 2, 3"""
-LEDGER_BOUNDS = "SELECT min(minute), max(minute) FROM ingest_ledger WHERE minute >= %s"
-ROW_BOUNDS = over_market_tables(
-    "SELECT min(first), max(last) FROM ({union}) AS bounds (first, last)",
-    "SELECT min(recv_time), max(recv_time) FROM {table} WHERE recv_time >= %(start)s",
-)
+QUARANTINED = "SELECT count(*) FROM quarantine WHERE recv_time >= %s AND kind IS NULL AND replayed_at IS NULL"
 GAPS = """
 SELECT market, symbol, kind, reason, count(*), sum(extract(epoch FROM ended - started)), sum(missing),
     min(started), max(ended)
 FROM feed_gaps WHERE ended >= %(start)s GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
-
-
-class Key(NamedTuple):
-    """What is counted together."""
-
-    minute: int  # since 1970, of receipt
-    market: str
-    symbol: str
-    kind: str
-
-
-Counts = Mapping[Key, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One key whose counts are not the same, or that has a row more than once."""
-
-    key: Key
-    received: int
-    stored: int
-    published: int | None  # None: not compared
-    duplicated: int = 0  # rows whose seq another row has as well, open ones included
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON-ready values."""
-        return {
-            "minute": _time_of(self.key.minute).isoformat(),
-            "market": self.key.market,
-            "symbol": self.key.symbol,
-            "kind": self.key.kind,
-            "received": self.received,
-            "stored": self.stored,
-            "published": self.published,
-            "duplicated": self.duplicated,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +85,16 @@ class Report:
     published: int = 0
     published_expected: int = 0  # received, where Redis still has its counts
     open: int = 0  # stored, not covered by a ledger row yet
-    lost: int = 0  # received, and not stored even once
+    lost: int = 0  # received, and nowhere
     duplicated: int = 0
-    quarantined: int = 0
+    refused: int = 0  # received, and kept in quarantine because the database refuses them
+    replayed: int = 0  # rows of frames that came out of quarantine; not in `received`, in `stored`
+    waiting: int = 0  # received, behind data that wait in spill files: compared when these are stored
+    waiting_missing: int = 0  # of those, not stored yet: never more than the spill files hold
+    spilled_batches: int = 0
+    spilled_records: int = 0  # the daemon's own among them
+    ring_bytes: int = 0  # published in the rings, not stored
+    quarantined: int = 0  # frames that nobody could parse up to now
     gap_sums: list[GapSum] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     redis_problem: str | None = None
@@ -161,7 +107,12 @@ class Report:
     @property
     def is_complete(self) -> bool:
         """Whether everything was compared and every count is the same."""
-        return not self.differences and not self.duplicated and self.redis_problem is None
+        return not (self.differences or self.duplicated or self.too_few_spilled) and self.redis_problem is None
+
+    @property
+    def too_few_spilled(self) -> int:
+        """Records that are said to wait in spill files, beyond all that these hold."""
+        return max(0, self.waiting_missing - self.spilled_records)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready values."""
@@ -174,6 +125,12 @@ class Report:
             "open": self.open,
             "lost": self.lost,
             "duplicated": self.duplicated,
+            "refused": self.refused,
+            "replayed": self.replayed,
+            "waiting": self.waiting,
+            "spilled_batches": self.spilled_batches,
+            "spilled_records": self.spilled_records,
+            "ring_bytes": self.ring_bytes,
             "quarantined": self.quarantined,
             "gaps": self.gaps,
             "feed_gaps": [gap_sum.as_dict() for gap_sum in self.gap_sums],
@@ -189,63 +146,27 @@ class Report:
             f"published   {self.published:>12,}   of {self.published_expected:,} that Redis still counts",
             f"lost        {self.lost:>12,}",
             f"duplicated  {self.duplicated:>12,}",
-            f"quarantined {self.quarantined:>12,}",
+            f"refused     {self.refused:>12,}   by the database, kept in quarantine",
+            f"quarantined {self.quarantined:>12,}   frames; {self.replayed:,} rows came out of others",
+            f"in spill    {self.spilled_records:>12,}   records in {self.spilled_batches:,} batches, not stored yet",
+            f"in rings    {self.ring_bytes:>12,}   bytes, not stored yet",
             f"feed gaps   {self.gaps:>12,}",
         ]
+        if self.waiting:
+            lines.append(f"not compared: {self.waiting:,} received behind what waits in spill files")
+        if self.too_few_spilled:
+            lines.append(f"of these {self.too_few_spilled:,} are in no spill file")
         lines += [f"  {gap_sum.as_text()}" for gap_sum in self.gap_sums[:MAX_SHOWN]]
         if len(self.gap_sums) > MAX_SHOWN:
             lines.append(f"  ... and {len(self.gap_sums) - MAX_SHOWN:,} more; --json lists them all")
         if self.redis_problem is not None:
             lines.append(f"published could not be compared: {self.redis_problem}")
-        for difference in self.differences[:MAX_SHOWN]:
-            minute, market, symbol, kind = difference.key
-            published = "-" if difference.published is None else difference.published
-            line = (
-                f"{_time_of(minute):%Y-%m-%d %H:%M}Z {market} {symbol} {kind}: "
-                f"received {difference.received} stored {difference.stored} published {published}"
-            )
-            lines.append(f"{line} duplicated {difference.duplicated}" if difference.duplicated else line)
+        lines += [difference.as_text() for difference in self.differences[:MAX_SHOWN]]
         if len(self.differences) > MAX_SHOWN:
             lines.append(f"... and {len(self.differences) - MAX_SHOWN:,} more differences")
-        lines.append("complete: nothing is missing" if self.is_complete else "NOT complete")
+        in_flight = ", what waits will be compared later" if self.waiting or self.spilled_records else ""
+        lines.append(f"complete: nothing is missing{in_flight}" if self.is_complete else "NOT complete")
         return "\n".join(lines)
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The counts of a stretch of time."""
-
-    received: Counts
-    stored: Counts
-    open: Counts
-    published: Counts
-    published_from: int  # first minute that Redis still counts; later than every minute: compare none
-    growing_from: int  # first minute that may still get messages
-    published_before: Counts = field(default_factory=dict)  # of growing minutes, counted before the rows were
-    duplicated: Counts = field(default_factory=dict)
-
-
-def compare(window: Window) -> Iterator[Difference]:
-    """Yield each key of *window* whose counts differ or that has duplicates."""
-    keys = window.received.keys() | window.stored.keys() | window.duplicated.keys()
-    keys |= {key for key in window.published if key.minute < window.growing_from}
-    for key in sorted(keys):
-        received = window.received.get(key, 0)
-        stored = window.stored.get(key, 0)
-        duplicated = window.duplicated.get(key, 0)
-        published = window.published.get(key, 0) if key.minute >= window.published_from else None
-        if stored != received or duplicated or not _is_published(key, received, published, window):
-            yield Difference(key, received, stored, published, duplicated)
-
-
-def _is_published(key: Key, received: int, published: int | None, window: Window) -> bool:
-    """What is open was published or will be; in a growing minute also what is not stored yet."""
-    if published is None:
-        return True
-    still_open = window.open.get(key, 0)
-    if key.minute < window.growing_from:
-        return received <= published <= received + still_open
-    return published >= received and (still_open > 0 or window.published_before.get(key, 0) <= received)
 
 
 def verify(config: Config, since: datetime | None = None, *, sleep: Callable[[float], None] = time.sleep) -> Report:
@@ -260,20 +181,22 @@ def verify(config: Config, since: datetime | None = None, *, sleep: Callable[[fl
             config.database.dsn,
             application_name=APPLICATION_NAME,
             connect_timeout=config.database.connect_timeout_s,
+            prepare_threshold=None,  # a pool in front of the server may give each transaction to another session
         ) as connection,
         redis.Redis.from_url(config.redis.url, socket_timeout=config.redis.timeout_s) as client,
     ):
-        sources = _Sources(connection, client, config, _minute_of(datetime.now(UTC)))
+        sources = _Sources(connection, client, config, minute_of(datetime.now(UTC)))
         if sources.count_published_before():
             sleep(SETTLE_S)  # the writer stores within its flush interval what was published by now
         # One snapshot: a ledger row is never seen without the rows that it counts.
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        start = UTC_EPOCH if since is None else _time_of(_minute_of(since))
-        sources.read_checkpoints(start)
+        start = UTC_EPOCH if since is None else time_of(minute_of(since))
+        sources.checkpoints = read_checkpoints(connection, start)
+        _add_in_flight(report, sources)
         for first, behind in _windows(sources, start):
             _add_window(report, sources, first, behind, sleep)
-        report.quarantined = _count(connection, "SELECT count(*) FROM quarantine WHERE recv_time >= %s", [start])
+        report.quarantined = _count(connection, QUARANTINED, [start])
         report.gap_sums = _read_gaps(connection, start)
     return report
 
@@ -282,22 +205,24 @@ def verify(config: Config, since: datetime | None = None, *, sleep: Callable[[fl
 class _Sources:
     """Where the counts come from."""
 
-    connection: psycopg.Connection[tuple[Any, ...]]
+    connection: Connection
     client: redis.Redis
     config: Config
     now: int  # minute in which the comparison began
     published_before: Counts = field(default_factory=dict)
-    checkpoints: Mapping[str, Sequence[int]] = field(default_factory=dict)  # columns of KNOWN
+    checkpoints: Sequence[Checkpoint] = ()
+    unsettled_from: int | None = None  # first minute of what is on its way to the database
 
     @property
     def growing_from(self) -> int:
-        """First minute that may still have got messages when the comparison began."""
-        return self.now - GROWING_MINUTES + 1
+        """First minute of which more may have been published than the database knows."""
+        growing_from = self.now - GROWING_MINUTES + 1
+        return growing_from if self.unsettled_from is None else min(growing_from, self.unsettled_from)
 
     @property
     def published_from(self) -> int:
         """First minute that Redis still counts, now."""
-        return _minute_of(datetime.now(UTC)) - self.config.redis.minute_counts_kept_h * 60 + 1
+        return minute_of(datetime.now(UTC)) - self.config.redis.minute_counts_kept_h * 60 + 1
 
     @property
     def retained_from(self) -> int:
@@ -313,42 +238,26 @@ class _Sources:
             return False  # found again, and reported, when the counts are compared
         return bool(self.published_before)
 
-    def read_checkpoints(self, start: datetime) -> None:
-        """Read how far the ledger covers each epoch."""
-        rows = self.connection.execute(CHECKPOINTS, {"start": start}).fetchall()
-        names = ("source", "epoch", "behind", "checkpoint")
-        self.checkpoints = {name: [row[column] for row in rows] for column, name in enumerate(names)}
+
+def _add_in_flight(report: Report, sources: _Sources) -> None:
+    """Count what waits, and note from when on the database knows less than was published."""
+    found = read_in_flight(Path(sources.config.data_dir))
+    batches, records = count_waiting_batches(sources.connection)
+    known = registered_batches(sources.connection, [header.batch for header in found.spilled])
+    unknown = [header for header in found.spilled if header.batch not in known]
+    report.spilled_batches = batches + len(unknown)
+    report.spilled_records = records + sum(header.records for header in unknown)
+    report.ring_bytes = sum(found.ring_bytes.values())
+    sources.unsettled_from = unsettled_from(sources.checkpoints, found)
 
 
 def _add_window(report: Report, sources: _Sources, first: int, behind: int, sleep: Callable[[float], None]) -> None:
-    values = {"first": _time_of(first), "behind_last": _time_of(behind), **sources.checkpoints}
-    received = {
-        Key(_minute_of(minute), market, symbol, kind): int(count)
-        for minute, market, symbol, kind, count in sources.connection.execute(RECEIVED, values)
-    }
-    stored: Counter[Key] = Counter()
-    still_open: Counter[Key] = Counter()
-    duplicated: Counter[Key] = Counter()
-    once: Counter[Key] = Counter()
-    for _, kind, table, _ in MARKET_DATA:
-        query = STORED.format(table=table, known=KNOWN).encode()
-        for minute, market, symbol, closed, beyond in sources.connection.execute(query, values):
-            key = Key(_minute_of(minute), market, symbol, kind)
-            stored[key] += closed
-            once[key] += closed
-            still_open[key] += beyond
-        query = DUPLICATED.format(table=table, known=KNOWN).encode()
-        for minute, market, symbol, copies, closed in sources.connection.execute(query, values):
-            key = Key(_minute_of(minute), market, symbol, kind)
-            duplicated[key] += int(copies)
-            once[key] -= int(closed)
-    stored, still_open = +stored, +still_open  # without zeros
-
+    counts = read_counts(sources.connection, sources.checkpoints, first, behind)
     for attempt in range(SETTLE_ATTEMPTS):
         published, published_from = _published(report, sources, first, behind)
         window = Window(
-            received, stored, still_open, published, published_from, sources.growing_from,
-            sources.published_before, duplicated,
+            counts.received, counts.stored, counts.open, published, published_from, sources.growing_from,
+            sources.published_before, counts.duplicated, counts.refused, counts.replayed,
         )  # fmt: skip
         differences = list(compare(window))
         if attempt == SETTLE_ATTEMPTS - 1 or not any(
@@ -356,12 +265,17 @@ def _add_window(report: Report, sources: _Sources, first: int, behind: int, slee
         ):
             break
         sleep(SETTLE_S)
+    received = counts.received
     report.differences += differences
     report.received += sum(received.values())
-    report.stored += stored.total()
-    report.open += still_open.total()
-    report.duplicated += duplicated.total()
-    report.lost += sum(max(0, received[key] - once[key]) for key in received)
+    report.stored += counts.stored.total()
+    report.open += counts.open.total()
+    report.duplicated += counts.duplicated.total()
+    report.refused += counts.refused.total()
+    report.replayed += sum(counts.replayed.values())
+    report.waiting += sum(counts.waiting.values())
+    report.waiting_missing += sum(counts.waiting.values()) - counts.arrived
+    report.lost += counts.lost()
     compared = {key for key in {*received, *(d.key for d in differences)} if key.minute >= published_from}
     report.published += sum(published.get(key, 0) for key in compared)
     report.published_expected += sum(received.get(key, 0) for key in compared)
@@ -379,19 +293,6 @@ def _published(report: Report, sources: _Sources, first: int, behind: int) -> tu
     return published, published_from
 
 
-def read_published(client: redis.Redis, minutes: Sequence[int]) -> dict[Key, int]:
-    """Return the counts that Redis keeps for *minutes*."""
-    pipeline = client.pipeline(transaction=False)
-    for minute in minutes:
-        pipeline.hgetall(PUBLISHED_KEY.format(minute=minute))
-    found = {}
-    for minute, counts in zip(minutes, pipeline.execute(), strict=True):
-        for name, count in counts.items():
-            market, symbol, kind = name.decode().split("|")
-            found[Key(minute, market, symbol, kind)] = int(count)
-    return found
-
-
 def _windows(sources: _Sources, start: datetime) -> Iterator[tuple[int, int]]:
     """Yield (first minute, minute behind the last) of each stretch that has a ledger row, rows without one, or counts.
 
@@ -400,8 +301,8 @@ def _windows(sources: _Sources, start: datetime) -> Iterator[tuple[int, int]]:
     first, last = sources.connection.execute(LEDGER_BOUNDS, [start]).fetchone() or (None, None)
     # Only the newest rows can be without a ledger row: a scan of everything is needed only if there is no ledger.
     rows = sources.connection.execute(ROW_BOUNDS, {"start": last or start}).fetchone() or (None, None)
-    minutes = [_minute_of(moment) for moment in (first, last, *rows) if moment is not None]
-    counted = range(max(_minute_of(start), sources.published_from, sources.retained_from), sources.growing_from)
+    minutes = [minute_of(moment) for moment in (first, last, *rows) if moment is not None]
+    counted = range(max(minute_of(start), sources.published_from, sources.retained_from), sources.growing_from)
     minutes += [counted[0], counted[-1]] if counted else []
     if not minutes:
         return
@@ -411,23 +312,15 @@ def _windows(sources: _Sources, start: datetime) -> Iterator[tuple[int, int]]:
         minute += WINDOW_MINUTES
 
 
-def _count(connection: psycopg.Connection[tuple[Any, ...]], query: str, parameters: Sequence[object]) -> int:
+def _count(connection: Connection, query: str, parameters: Sequence[object]) -> int:
     row = connection.execute(query.encode(), parameters).fetchone()
     return 0 if row is None else int(row[0])
 
 
-def _read_gaps(connection: psycopg.Connection[tuple[Any, ...]], start: datetime) -> list[GapSum]:
+def _read_gaps(connection: Connection, start: datetime) -> list[GapSum]:
     return [
         GapSum(market, symbol, kind, reason, gaps, float(seconds), missing, started, ended)
         for market, symbol, kind, reason, gaps, seconds, missing, started, ended in connection.execute(
             GAPS, {"start": start}
         )
     ]
-
-
-def _minute_of(moment: datetime) -> int:
-    return (moment - UTC_EPOCH) // timedelta(minutes=1)
-
-
-def _time_of(minute: int) -> datetime:
-    return UTC_EPOCH + timedelta(minutes=minute)

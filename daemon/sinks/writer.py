@@ -4,131 +4,62 @@ Before: `native_pipeline/ring.pyx`. Next: `native_pipeline/copy_encoder.pyx`, wh
 `database.py`, which stores rows and ring cursors in one transaction. Only then is the rings' space given back, so
 that whatever happens to this process or to the database, nothing is lost and nothing is stored twice.
 
+A batch that the database does not take after three more attempts is written to a file, like all that follow
+(`outage.py`), until it does; then `recovery.py` stores the files beside the live batches.
+
 The database is spoken to from a second thread: this one goes on beating and notices a stop, however long the server
 takes to answer. It never runs ahead: at any moment one thread works and the other waits.
 """
 
 import contextlib
-import itertools
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import psycopg
 
 from daemon import log
+from daemon.alerts import SOCKET as ALERTS_SOCKET
+from daemon.alerts import Alerts, DatagramAlerts, NullAlerts
 from daemon.config import Database as DatabaseSettings
+from daemon.config import Spill as SpillSettings
+from daemon.failpoints import reach
 from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
-from daemon.rings import ring_paths
-from daemon.sinks.background import BackgroundThread
-from daemon.sinks.database import Advance, Batch, Database, FailureKind, Ring, classify
+from daemon.rings import noticing_new_rings, ring_paths
+from daemon.sinks.database import Advance, CursorAdvances, Database, FailureKind, Ring, classify
+from daemon.sinks.errands import IDLE_WAIT_S, Errands
 from daemon.sinks.host import Clock, Counters, DrainDeadline, Host, host_of
+from daemon.sinks.outage import Outage, SpillParts, State
+from daemon.sinks.recovery import LiveLoad, RecoveryThread, Registrar, Replayer
+from daemon.sinks.spill import DIRECTORY, GIB, MIB, SpillDirectory
+from daemon.sinks.spiller import Spiller
+from daemon.sinks.writer_ports import Reader, RowBatch, Store
 from daemon.supervision import process
 from native_pipeline.copy_encoder import CopyBatch
 from native_pipeline.counters import CountersBlock
+from native_pipeline.record_block import RecordBlock
 from native_pipeline.records import GAP_REASONS, QUARANTINE_REASONS
 from native_pipeline.ring import GatingReader
 
 CONSUMER = "writer"  # name of its slot in every ring
 AGE_HISTOGRAM = 0
-IDLE_WAIT_S = 1.0  # the heartbeat's pace when nothing arrives
-BEAT_S = 0.25  # the heartbeat's pace while the database works
 # While a batch fills up the rings are looked at ten times: a burst reaches batch_rows before a ring can fill up, and
 # the cost of encoding spreads over the interval.
 GATHERS_PER_INTERVAL = 10
 MAINTENANCE_INTERVAL_S = 3600.0
-DEADLINE_MARGIN_S = 0.5  # of the time to drain, for closing the connection
+PRESSED = 0.5  # of a ring: from here on nobody waits for a database that does not answer
+STOP_SHARE = 0.5  # of the time to drain that a statement may take; then the batch is spilled
+RECOVERY_END_S = 1.0
 
-T = TypeVar("T")
-
-
-class Reader(Protocol):
-    """What `native_pipeline.ring.GatingReader` offers to the writer."""
-
-    @property
-    def ring(self) -> int:
-        """Number of the ring."""
-
-    @property
-    def epoch(self) -> int:
-        """Epoch of the ring file."""
-
-    @property
-    def first_seq(self) -> int:
-        """Seq of the epoch's first record."""
-
-    @property
-    def last_seq(self) -> int:
-        """Seq of the newest record that was read."""
-
-    @property
-    def lag_bytes(self) -> int:
-        """Published and not committed."""
-
-    @property
-    def corrupt_records(self) -> int:
-        """Records skipped because they were damaged."""
-
-    def seek_after(self, seq: int, /) -> int:
-        """Go behind *seq*; return how many of the following records are gone."""
-
-    def commit(self) -> None:
-        """Give back the space of everything read."""
-
-    def prepare_sleep(self) -> bool:
-        """Ask the producer for a wake-up; False if there is something to read."""
-
-    def cancel_sleep(self) -> None:
-        """Ask for no wake-up any more."""
-
-    def close(self) -> None:
-        """Give the consumer's slot back."""
-
-
-class RowBatch(Batch, Protocol):
-    """What `native_pipeline.copy_encoder.CopyBatch` offers to the writer."""
-
-    @property
-    def records(self) -> int:
-        """Records taken since clear()."""
-
-    def append_from(self, reader: Any, max_records: int, /) -> int:  # Any: the native batch takes the native reader
-        """Encode up to *max_records* of *reader*; return how many."""
-
-    def observe_ages(self, counters: Any, histogram: int, now_ns: int, /) -> None:
-        """Count how old each record was at *now_ns*."""
-
-    def clear(self) -> None:
-        """Forget all rows."""
-
-
-class Store(Protocol):
-    """What `database.Database` offers to the writer."""
-
-    def start_cursors(self, first: Mapping[Ring, int], /) -> dict[Ring, int]:
-        """Return the stored cursor of each ring, made if there was none."""
-
-    def add_lapped_gaps(self, ring: Ring, /) -> None:
-        """Note that what follows the ring's cursor is missing."""
-
-    def store(self, batch: Batch, advances: Sequence[Advance], /) -> None:
-        """Store the rows and move the cursors."""
-
-    def maintain(self, today: date, /) -> None:
-        """Do the hourly upkeep."""
-
-    def cancel(self) -> None:
-        """End a running statement, from another thread."""
-
-    def close(self) -> None:
-        """Close the connection."""
+R = TypeVar("R")
 
 
 class Writer:
-    """The loop: gather, commit, give back. `run` returns when it was asked to stop and has drained the rings."""
+    """The loop: gather, commit or spill, give back. `run` returns when asked to stop, and the rings are drained."""
 
     def __init__(
         self,
@@ -137,6 +68,8 @@ class Writer:
         batch: RowBatch,
         database: Store,
         settings: DatabaseSettings,
+        spilling: SpillParts,
+        load: LiveLoad,
         counters: Counters,
         host: Host,
         clock: Clock = time,
@@ -145,6 +78,8 @@ class Writer:
         self._batch = batch
         self._database = database
         self._settings = settings
+        self._spilling = spilling
+        self._load = load
         self._counters = counters
         self._host = host
         self._clock = clock
@@ -153,20 +88,22 @@ class Writer:
         self._damaged: dict[Ring, int] = {}  # records skipped so far, of the rings that have any
         self._turn = 0
         self._trouble: FailureKind | None = None
-        self._drain_deadline: float | None = None
+        self._is_proven = True  # the database has taken a batch since the last outage
         self._maintenance_due = 0.0
-        self._background = BackgroundThread("database")
+        self._errands = Errands(host, clock)
+        self._outage = Outage(spilling, errands=self._errands, counters=counters, host=host, clock=clock)
         self._record_bytes = 1.0  # mean size of a record in the last batch
         self._log = log.get()
 
     def run(self) -> bool:
-        """Move records from the rings to the database; True if the rings were empty at the end.
+        """Move records from the rings to the database or to files; True if the rings were empty at the end.
 
         Raises Fenced if another writer is active.
         """
         self._counters.set("database_connected", 0)
+        self._spilling.recovery.start()
         try:
-            self._position_readers()
+            self._start()
             while not (self._host.stopping() and self._is_drained()):
                 self._step()
         except DrainDeadline:
@@ -174,28 +111,67 @@ class Writer:
             self._database.cancel()
             return False
         finally:
-            self._background.close(self._database.close, DEADLINE_MARGIN_S)
+            self._spilling.recovery.stop(RECOVERY_END_S)
+            self._errands.close(self._database.close)
             self._counters.set("database_connected", 0)
         return True
 
-    def _position_readers(self) -> None:
-        """Resume behind the newest record that the database holds, whatever the rings believe."""
-        first = {_ring_of(reader): reader.first_seq - 1 for reader in self._readers}
-        self._cursors = self._until_it_works(lambda: self._database.start_cursors(first))
+    def _start(self) -> None:
+        """Resume behind the newest record that the database or a file holds, whatever the rings believe."""
+        files = []
+        try:
+            files = self._spilling.directory.open()
+        except OSError as exc:  # then nothing can be spilled, which is no reason not to store
+            self._log.critical("spill_directory_unusable", error=str(exc))
+        self._outage.show_size()
+        cursors = self._try(self._spilling.registrar.bring_up_to_date, self._settings.retry_delays_s)
+        if cursors is not None and self._go_live(cursors):
+            return
+        self._outage.begin({})
         for reader in self._readers:
             ring = _ring_of(reader)
-            cursor = self._cursors[ring]
+            spilled = [one.through_seq for file in files for one in file.header.ranges if (one.ring, one.epoch) == ring]
+            if spilled:
+                self._cursors[ring] = max(spilled)
+                reader.seek_after(max(spilled))
+                reader.commit()
+
+    def _go_live(self, cursors: Mapping[Ring, int]) -> bool:
+        """Go on behind what is stored or registered; False if the database is away again."""
+        for reader in self._readers:
+            ring = _ring_of(reader)
+            cursor = cursors[ring]
             missing = reader.seek_after(cursor)
-            if missing > 0:
-                self._counters.increment("writer_lapped", missing)
+            if missing > 0 and self._cursors.get(ring) != cursor:
                 self._log.critical("records_missing_in_ring", ring=reader.ring, after_seq=cursor, missing=missing)
-                self._until_it_works(partial(self._database.add_lapped_gaps, ring))
+                if self._try(partial(self._note_lapped, ring), ()) is None:
+                    return False
+                self._counters.increment("writer_lapped", missing)
+            self._damaged[ring] = reader.corrupt_records
+            reader.commit()  # what the database has is nobody's to read again
+        self._cursors = dict(cursors)
+        self._outage.fate.stored = dict(cursors)
+        self._outage.end()
+        self._counters.set("database_connected", 1)
+        if self._trouble is FailureKind.AWAY:  # of another trouble only a batch that is taken proves the end
+            self._note_success()
+        return True
+
+    def _note_lapped(self, ring: Ring) -> bool:
+        self._database.add_lapped_gaps(ring)
+        return True
 
     def _is_drained(self) -> bool:
-        return not self._gather(limit=1)
+        if self._outage.state is State.LIVE:
+            return not self._gather(limit=1)
+        return not any(reader.lag_bytes for reader in self._readers)
 
     def _step(self) -> None:
-        """Commit one batch, or wait for one."""
+        """Commit or spill one batch, or wait for one."""
+        self._outage.tell_news()
+        if self._outage.state is not State.LIVE:
+            self._step_without_database()
+            return
         if not self._gather():
             self._count_lag()
             self._maintain_hourly()
@@ -209,6 +185,20 @@ class Writer:
             self._host.wait(min(remaining, self._settings.flush_interval_ms / 1000 / GATHERS_PER_INTERVAL))
             self._gather()
         self._commit()
+
+    def _step_without_database(self) -> None:
+        cursors = self._outage.look_for_database()
+        if cursors is not None and self._go_live(cursors):
+            return
+        taken = self._outage.step(self._cursors, self._ring_shares)
+        if taken is not None:
+            for ring, damaged in taken.damaged.items():
+                self._report_damage(ring, damaged, self._cursors.get(ring, 0))
+            self._cursors.update(taken.reached)
+            for reader in self._readers:
+                if _ring_of(reader) in taken.reached or not taken.ranges:
+                    reader.commit()
+        self._count_lag()
 
     def _gather(self, limit: int | None = None) -> int:
         """Encode what the rings hold, up to a full batch, and return how much the batch then has.
@@ -237,8 +227,11 @@ class Writer:
             grown = total - self._damaged.get(ring, 0)
             if grown > 0:
                 self._damaged[ring] = total
-                self._counters.increment("corrupt_records", grown)
-                self._log.critical("records_damaged", ring=reader.ring, records=grown, after_seq=before[ring])
+                self._report_damage(ring, grown, before[ring])
+
+    def _report_damage(self, ring: Ring, records: int, after_seq: int) -> None:
+        self._counters.increment("corrupt_records", records)
+        self._log.critical("records_damaged", ring=ring[0], records=records, after_seq=after_seq)
 
     def _wait_for_records(self) -> None:
         """Sleep until a producer publishes; an idle daemon costs one wake-up a second."""
@@ -251,11 +244,44 @@ class Writer:
             reader.cancel_sleep()
 
     def _commit(self) -> None:
-        """Store the batch, however often it takes, and give the space in the rings back."""
-        advances = [Advance(ring, self._cursors[ring], new) for ring, new in self._reached.items()]
-        self._until_it_works(lambda: self._database.store(self._batch, advances))
+        """Store the batch and give the space in the rings back; where the database does not take it, begin to spill."""
+        claim = CursorAdvances([Advance(ring, self._cursors[ring], new) for ring, new in self._reached.items()])
+        began = self._clock.monotonic()
+        self._load.is_waiting = True
+        delays = self._settings.retry_delays_s if self._is_proven else ()
+        is_stored = self._try(partial(self._store, claim), delays, on_refusal=partial(self._store_isolated, claim))
+        self._load.is_waiting = False
+        self._load.commit_s = self._clock.monotonic() - began
+        if is_stored is None:
+            self._outage.begin(self._reached)
+            self._is_proven = False
+        else:
+            self._give_back()
+        self._batch.clear()
+        self._reached.clear()
+
+    def _store(self, claim: CursorAdvances) -> bool:
+        self._database.store(self._batch, claim)
+        return True
+
+    def _store_isolated(self, claim: CursorAdvances) -> bool:
+        """The server refuses a value of the batch: take it row by row."""
+        block = RecordBlock()
+        for reader in self._readers:
+            ring = _ring_of(reader)
+            if ring in self._reached:
+                reader.seek_after(self._cursors[ring])
+                block.append_from(reader, self._reached[ring])  # type: ignore[arg-type] # the native ones, together
+                self._damaged[ring] = reader.corrupt_records  # seen for the second time
+        self._database.store_isolated(block, claim)
+        return True
+
+    def _give_back(self) -> None:
+        reach("writer.after_commit")
         now_ns = self._clock.time_ns()
+        self._is_proven = True
         self._cursors.update(self._reached)
+        self._outage.fate.stored = dict(self._cursors)
         lag_bytes = self._count_lag()
         for reader in self._readers:
             if _ring_of(reader) in self._reached:
@@ -265,8 +291,6 @@ class Writer:
         self._counters.increment("batches_committed")
         self._counters.set("last_commit_ns", now_ns)
         self._batch.observe_ages(self._counters, AGE_HISTOGRAM, now_ns)
-        self._batch.clear()
-        self._reached.clear()
 
     def _maintain_hourly(self) -> None:
         """Only between batches. A failure is no reason to stop storing: the default partition takes every row."""
@@ -275,23 +299,57 @@ class Writer:
         self._maintenance_due = self._clock.monotonic() + MAINTENANCE_INTERVAL_S
         today = datetime.fromtimestamp(self._clock.time_ns() / 1e9, UTC).date()
         try:
-            self._in_background(lambda: self._database.maintain(today))
+            self._errands.run(self._errands.database, lambda: self._database.maintain(today))
         except psycopg.Error as exc:
             self._log.warning("maintenance_failed", sqlstate=exc.sqlstate, error=str(exc))
 
-    def _until_it_works(self, action: Callable[[], T]) -> T:
-        """Call *action* until the database does it: 1, 2, 4 s apart, then as long as it takes at the last pace."""
-        for attempt in itertools.count():
+    def _try(
+        self,
+        action: Callable[[], R],
+        delays_s: Sequence[float],
+        *,
+        on_refusal: Callable[[], R] | None = None,
+    ) -> R | None:
+        """Call *action* until the database does it: again after each of *delays_s*, then None.
+
+        A batch that the server refuses for a value in it is given to *on_refusal* at once. Nobody is waited for when a
+        stop is asked for, or a ring is half full.
+        """
+        for delay_s in (*delays_s, None):
             try:
-                result = self._in_background(action)
+                return self._attempt(action, on_refusal)
             except psycopg.Error as exc:
                 self._note_failure(exc)
-            else:
-                self._note_success()
-                return result
+            if delay_s is None or self._is_urgent():
+                break
             self._counters.increment("commit_retries")
-            self._pause(self._settings.retry_delays_s[min(attempt, len(self._settings.retry_delays_s) - 1)])
-        raise AssertionError("unreachable")
+            self._errands.pause(delay_s, self._count_lag)
+        return None
+
+    def _attempt(self, action: Callable[[], R], on_refusal: Callable[[], R] | None) -> R:
+        cancel = _Once(self._database.cancel)
+
+        def look() -> None:
+            if self._is_urgent():
+                cancel()
+
+        try:
+            result = self._errands.run(self._errands.database, action, look)
+        except psycopg.Error as exc:
+            if on_refusal is None or classify(exc) is not FailureKind.DATA:
+                raise
+            result = self._errands.run(self._errands.database, on_refusal, look)
+        self._note_success()
+        return result
+
+    def _is_urgent(self) -> bool:
+        """Whether a database that does not answer must not be waited for any longer."""
+        if self._host.stopping():
+            return self._errands.remaining_s() < self._host.drain_s * STOP_SHARE
+        return any(share > PRESSED for share in self._ring_shares())
+
+    def _ring_shares(self) -> list[float]:
+        return [reader.lag_bytes / reader.capacity_bytes for reader in self._readers]
 
     def _note_failure(self, error: psycopg.Error) -> None:
         """One log line when the kind of trouble changes, none while it lasts."""
@@ -303,7 +361,7 @@ class Writer:
         fields = {"sqlstate": error.sqlstate, "error": str(error).strip(), "batch_records": self._batch.records}
         if kind is FailureKind.AWAY:
             self._log.error("database_away", **fields)
-        else:  # the batch is kept and tried again: nothing is ever skipped
+        else:  # nothing is ever skipped to get on
             self._log.critical("database_refuses_batch", kind=kind.value, rows=dict(self._batch.rows), **fields)
 
     def _note_success(self) -> None:
@@ -312,31 +370,6 @@ class Writer:
             self._log.info("database_back", after=self._trouble.value)
             self._trouble = None
 
-    def _pause(self, seconds: float) -> None:
-        end = self._clock.monotonic() + seconds
-        while (remaining := end - self._clock.monotonic()) > 0:
-            self._check_deadline()
-            self._count_lag()
-            self._host.wait(min(remaining, IDLE_WAIT_S))
-
-    def _in_background(self, action: Callable[[], T]) -> T:
-        """Run *action* in the database thread; beat meanwhile, and give up when the time to drain is over."""
-        self._background.submit(action)
-        while not self._background.wait(BEAT_S):
-            self._host.beat()
-            self._check_deadline()
-        result: T = self._background.result()
-        return result
-
-    def _check_deadline(self) -> None:
-        if not self._host.stopping():
-            return
-        now = self._clock.monotonic()
-        if self._drain_deadline is None:
-            self._drain_deadline = now + self._host.drain_s - DEADLINE_MARGIN_S
-        if now >= self._drain_deadline:
-            raise DrainDeadline
-
     def _count_lag(self) -> int:
         lag = sum(reader.lag_bytes for reader in self._readers)
         self._counters.set("writer_lag_bytes", lag)
@@ -344,8 +377,27 @@ class Writer:
         return lag
 
 
+class _Once:
+    """Calls *action* at its first call only."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action: Callable[[], object] | None = action
+
+    def __call__(self) -> None:
+        action, self._action = self._action, None
+        if action is not None:
+            action()
+
+
 def _ring_of(reader: Reader) -> Ring:
     return reader.ring, reader.epoch
+
+
+def new_batch() -> CopyBatch:
+    """Return an empty batch of rows with this program's names of venues and markets."""
+    return CopyBatch(
+        venues=VENUE_NAMES, markets=MARKET_NAMES, quarantine_reasons=QUARANTINE_REASONS, gap_reasons=GAP_REASONS
+    )
 
 
 def run(
@@ -355,29 +407,72 @@ def run(
     host: Host,
     *,
     on_ready: Callable[[], object],
+    spill_directory: Path,
+    spill: SpillSettings = SpillSettings(),  # noqa: B008 - frozen
+    alerts: Alerts | None = None,
 ) -> bool:
     """Be the writer of the rings at *ring_paths*; see `Writer.run` for the result.
 
     on_ready is called when the rings are open: a database that is away is waited for, a broken ring is not.
     Raises RingError if a ring is not what it says or has a writer already, Fenced if another daemon writes its rows.
     """
-    batch = CopyBatch(
-        venues=VENUE_NAMES, markets=MARKET_NAMES, quarantine_reasons=QUARANTINE_REASONS, gap_reasons=GAP_REASONS
-    )
+    alerts = alerts or NullAlerts()
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(contextlib.closing(GatingReader(path, CONSUMER))) for path in ring_paths]
         on_ready()
-        database = Database(settings)
+        database, second = Database(settings), Database(settings)
+        directory = SpillDirectory(
+            spill_directory, quota_bytes=int(spill.quota_gb * GIB), min_free_bytes=spill.min_free_mb * MIB
+        )
+        load = LiveLoad()
+        first = {_ring_of(reader): reader.first_seq - 1 for reader in readers}
+        replayer = Replayer(directory=directory, database=second, batch=new_batch(), counters=counters)
+        spilling = SpillParts(
+            settings=spill,
+            directory=directory,
+            spiller=Spiller(readers, segment_bytes=spill.segment_mb * MIB),
+            registrar=Registrar(directory=directory, database=database, counters=counters, first=first),
+            recovery=RecoveryThread(replayer, second, load, every_s=spill.recover_every_s, again_s=spill.probe_s),
+            alerts=alerts,
+        )
         writer = Writer(
-            readers=readers, batch=batch, database=database, settings=settings, counters=counters, host=host
+            readers=readers,
+            batch=new_batch(),
+            database=database,
+            settings=settings,
+            spilling=spilling,
+            load=load,
+            counters=counters,
+            host=dataclasses.replace(host, wait=noticing_new_rings(host.wait, ring_paths, readers)),
         )
         return writer.run()
 
 
+def _beat(host: Host, alerts: DatagramAlerts) -> None:
+    host.beat()
+    alerts.flush()
+
+
+def _wait(host: Host, alerts: DatagramAlerts, seconds: float) -> object:
+    alerts.flush()
+    return host.wait(seconds)
+
+
 def main(child: process.Child) -> None:
     """Be the writer process until asked to stop."""
+    alerts = DatagramAlerts(child.data_dir / ALERTS_SOCKET, role=child.name, logger=child.log, counters=child.counters)
     host = host_of(child, CONSUMER)
-    run(child.config.database, ring_paths(child.data_dir), child.counters, host, on_ready=child.running)
+    with contextlib.closing(alerts):
+        run(
+            child.config.database,
+            ring_paths(child.data_dir),
+            child.counters,
+            dataclasses.replace(host, beat=lambda: _beat(host, alerts), wait=lambda s: _wait(host, alerts, s)),
+            on_ready=child.running,
+            spill_directory=child.data_dir / DIRECTORY,
+            spill=child.config.spill,
+            alerts=alerts,
+        )
 
 
 if __name__ == "__main__":

@@ -265,8 +265,8 @@ class Supervisor:
     def _adopt(self, new: Config) -> None:
         """Go by *new* from here on, and tell whom it concerns. Raises ConfigError: nothing has changed."""
         revision = revise(self._config, new, [managed.spec for managed in self._managed], self._respec)
-        if revision.refused:
-            self._log.warning("reload_needs_restart", keys=revision.refused)
+        if revision.refused or revision.waiting:
+            self._log.warning("reload_needs_restart", keys=(*revision.refused, *revision.waiting))
         if self._chore is not None and revision.config.calendar != self._config.calendar:
             self._chore.ask()
         self._config = revision.config

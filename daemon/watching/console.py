@@ -84,11 +84,24 @@ def _numbers(status: Summary) -> Iterator[str]:
         f"completeness: {found['volume_gaps']:,} holes in the stream, {found['gaps_recorded']:,} gaps recorded, "
         f"{found['duplicates_dropped']:,} duplicates dropped, {found['publish_lapped']:,} messages not published"
     )
+    yield from _reconciled(status.get("reconcile", {}))
     alerts = status["alerts"]
     yield (
         f"alerts: {alerts['raised']:,} raised, {alerts['published']:,} published, "
         f"{alerts['suppressed']:,} repetitions, {alerts['lost']:,} lost"
     )
+
+
+def _reconciled(found: Mapping[str, Any]) -> Iterator[str]:
+    if "differences" not in found:
+        return
+    through = found["through"][:16].replace("T", " ") + " UTC" if found["through"] else "nothing yet"
+    waiting = f"; waits: {found['waiting']}" if found["waiting"] else ""
+    yield (
+        f"received = stored = published: compared up to {through}, {found['minutes']:,} minutes, "
+        f"{found['differences']:,} differences{waiting}"
+    )
+    yield from (f"  ! {line}" for line in found["named"])
 
 
 def _markets(status: Summary) -> Iterator[str]:

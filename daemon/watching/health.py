@@ -11,6 +11,7 @@ MAX_COMMIT_AGE_S = 5.0  # a batch takes 0.2 s: records that wait longer mean a w
 MAX_RING_SHARE = 0.25  # of a ring waiting for the writer
 RUNNING = ProcessState.RUNNING.name.lower()
 STOPPED = ProcessState.STOPPED.name.lower()
+BEST_EFFORT = frozenset({"recorder"})  # market data do not need them: no reason to call the daemon dead or unready
 
 
 def dead_reasons(reading: Reading, *, silence_limit_s: float) -> list[str]:
@@ -21,12 +22,12 @@ def dead_reasons(reading: Reading, *, silence_limit_s: float) -> list[str]:
     reasons = [
         f"{process.name}: no heartbeat for {process.silent_for_s:.0f} s"
         for process in reading.processes
-        if process.silent_for_s > silence_limit_s
+        if process.silent_for_s > silence_limit_s and process.role not in BEST_EFFORT
     ]
     supervisor = next((process for process in reading.processes if process.name == SUPERVISOR), None)
     uptime_s = 0.0 if supervisor is None else (reading.wall_ns - supervisor.started_ns) / NS_PER_S
     if supervisor is None or uptime_s > silence_limit_s:
-        reasons += [f"{name}: has not started" for name in reading.missing]
+        reasons += [f"{name}: has not started" for name in reading.missing if name not in BEST_EFFORT]
     return reasons
 
 
@@ -36,8 +37,10 @@ def unready_reasons(history: Sequence[Reading], *, silence_limit_s: float) -> li
     *history* is in order of time and its last reading is the present one.
     """
     now = history[-1]
-    reasons = [f"{name}: has not started" for name in now.missing]
+    reasons = [f"{name}: has not started" for name in now.missing if name not in BEST_EFFORT]
     for process in now.processes:
+        if process.role in BEST_EFFORT:
+            continue
         if process.silent_for_s > silence_limit_s:
             reasons.append(f"{process.name}: no heartbeat for {process.silent_for_s:.0f} s")
         elif process.state != RUNNING:

@@ -7,7 +7,7 @@ without it and the monitor tries again every ten seconds; when Redis is away, al
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -18,13 +18,16 @@ from daemon.market_hours import MarketHours
 from daemon.supervision import process
 from daemon.supervision.directory_lock import write_atomically
 from daemon.supervision.process import Child
-from daemon.watching.alarms import Alarms, conditions
+from daemon.watching.alarms import Alarms, Condition, conditions
 from daemon.watching.alert_desk import AlertDesk, DeskAlerts
 from daemon.watching.alert_inbox import AlertInbox
 from daemon.watching.alert_publisher import AlertPublisher
 from daemon.watching.markets import MarketReading, Silences, collected_markets, market_readings
 from daemon.watching.readings import NS_PER_S, Instruments, Reading
 from daemon.watching.status import SAMPLE_INTERVAL_S, Watch, build_app
+
+if TYPE_CHECKING:
+    from daemon.watching.reconcile_thread import ReconcileThread
 
 PORT_RETRY_S = 10.0
 SHUTDOWN_S = 1.0  # for requests under way when we stop
@@ -71,13 +74,20 @@ async def serve_forever(
 class AlarmBell:
     """Looks at each sample for what is wrong, and keeps the counters of the alerts."""
 
-    def __init__(self, child: Child, desk: AlertDesk, markets: Callable[[Reading], list[MarketReading]]) -> None:
+    def __init__(
+        self,
+        child: Child,
+        desk: AlertDesk,
+        markets: Callable[[Reading], list[MarketReading]],
+        more: Callable[[], Sequence[Condition]] = tuple,
+    ) -> None:
         config = child.config
         own = DeskAlerts(desk, source=child.name, logger=child.log, counters=child.counters, clock=time.monotonic)
         self._alarms = Alarms(own, repeat_s=config.alerts.repeat_s)
         self._desk = desk
         self._counters = child.counters
         self._markets = markets
+        self._more = more  # conditions that are found elsewhere
         self._silences = Silences()
         self._silence_limit_s = config.supervision.heartbeat_timeout_s
         self._is_redundant = any(feed.redundancy == "ab" for feed in config.feeds)
@@ -88,7 +98,7 @@ class AlarmBell:
         now = history[-1]
         silences_s = self._silences.update(now, self._markets(now))
         found = conditions(history, silences_s, silence_limit_s=self._silence_limit_s, is_redundant=self._is_redundant)
-        self._alarms.update(now.mono_ns / NS_PER_S, found)
+        self._alarms.update(now.mono_ns / NS_PER_S, [*found, *self._more()])
         self.count()
 
     def count(self) -> None:
@@ -113,7 +123,8 @@ async def _monitor(child: Child) -> None:
     watch = Watch(instruments.read, silence_limit_s=config.supervision.heartbeat_timeout_s, markets=markets)
     limits = config.alerts
     desk = AlertDesk(repeat_s=limits.repeat_s, per_minute=limits.per_minute, queue=limits.queue)
-    bell = AlarmBell(child, desk, markets)
+    reconciler = _reconciler(child)
+    bell = AlarmBell(child, desk, markets, tuple if reconciler is None else reconciler.conditions)
     inbox = AlertInbox(
         child.data_dir / ALERTS_SOCKET, accept=lambda alert: desk.accept(alert, time.monotonic()), logger=child.log
     )
@@ -130,6 +141,8 @@ async def _monitor(child: Child) -> None:
             child.log.error("run_record_not_written", path=str(address_file), error=exc.strerror)  # noqa: TRY400
 
     inbox.open()
+    if reconciler is not None:
+        reconciler.start()
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -145,9 +158,20 @@ async def _monitor(child: Child) -> None:
                 task.cancel()
     finally:
         address_file.unlink(missing_ok=True)
+        if reconciler is not None:
+            reconciler.stop()
         inbox.close()
         await publisher.publish_rest(min(LAST_WORDS_S, child.drain_s / 2))
         bell.count()
+
+
+def _reconciler(child: Child) -> "ReconcileThread | None":
+    if not child.config.reconcile.enabled:
+        return None
+    # The drivers are loaded only by who uses them.
+    from daemon.watching.reconcile_thread import ReconcileThread  # noqa: PLC0415
+
+    return ReconcileThread(child.config, child.data_dir, child.counters, child.log)
 
 
 def run(child: Child) -> None:

@@ -8,10 +8,12 @@ WORKER = """
     connections_opened connections_lost connections_ready connections_planned subscriptions_confirmed
     subscriptions_pending subscriptions_failed subscriptions_suspected pingpongs gaps_recorded volume_gaps
     duplicates_dropped records_late limits_learned attempts_withheld watchdog_warnings watchdog_resubscriptions
-    watchdog_reconnections order_notices account_keys_fetched tail_bytes_cut last_data_ns
+    watchdog_reconnections order_notices account_keys_fetched tail_bytes_cut last_data_ns raw_frames raw_frames_dropped
+    synced_lag_bytes
 """
 PUBLISHER = """
     records_published publish_batches publish_lapped publish_errors redis_connected publisher_lag_bytes corrupt_records
+    records_dropped_on_redis stream_gaps
 """
 WRITER = """
     rows_committed batches_committed commit_retries database_connected writer_lag_bytes writer_lag_records writer_lapped
@@ -23,8 +25,9 @@ COUNTERS_OF = {
         "worker": WORKER,
         "publisher": PUBLISHER,
         "writer": WRITER,
+        "recorder": "raw_frames_recorded raw_frames_dropped raw_bytes_written",
         "supervisor": "restarts",
-        "monitor": "alerts_published alerts_suppressed",
+        "monitor": "alerts_published alerts_suppressed minutes_reconciled reconcile_differences quarantine_replayed",
     }.items()
 }
 ASSIGNED = frozenset().union(*COUNTERS_OF.values())

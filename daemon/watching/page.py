@@ -93,7 +93,8 @@ function draw(status) {
   at("problems").replaceChildren(...problems.slice(0, shownProblems).map(text => element("li", text)),
     ...(problems.length > shownProblems ? [element("li", (problems.length - shownProblems) + " more")] : []));
   const counts = { ...status.completeness, ...Object.fromEntries(
-    Object.entries(status.alerts).map(([name, n]) => ["alerts " + name, n])) };
+    Object.entries(status.alerts).map(([name, n]) => ["alerts " + name, n])),
+    "minutes compared": status.reconcile.minutes, "counts that differ": status.reconcile.differences ?? 0 };
   table("counts", Object.keys(counts).map(name => name.replaceAll("_", " ")), [Object.values(counts).map(number)]);
   table("ages", ["stage", "p50", "p99", "p99.9"], Object.entries(status.age_us).map(([stage, ages]) => [
     stage, age(ages.p50), age(ages.p99), age(ages.p99_9)]));

@@ -10,6 +10,7 @@ import msgspec
 from daemon.errors import RingError
 from daemon.rings import ring_paths
 from daemon.supervision.process import ProcessState
+from daemon.watching.reconcile_file import read_reconcile
 from daemon.watching.worker_status import WorkerStatus, WorkerStatusFiles
 from native_pipeline.counters import CountersBlock
 from native_pipeline.ring import RingFile
@@ -61,6 +62,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     missing: list[str]
     rings: list[RingReading]
     workers: dict[str, WorkerStatus] = {}
+    reconcile: dict[str, Any] | None = None  # see reconcile_file
 
 
 def role_of(name: str) -> str:
@@ -108,6 +110,7 @@ class Instruments:
             missing=missing,
             rings=self._read_rings(),
             workers={name: self._worker_files.read(name) for name in self._processes if role_of(name) == WORKER},
+            reconcile=read_reconcile(self._data_dir),
         )
 
     def _read_rings(self) -> list[RingReading]:

@@ -19,6 +19,7 @@ class CuttingProxy:
         self._sockets: list[socket.socket] = []
         self.cut: Cut | None = None
         self.cuts = 0
+        self.is_refusing_after_cut = False  # nobody gets through behind a cut, until this is False again
 
     @property
     def dsn(self) -> str:
@@ -39,6 +40,9 @@ class CuttingProxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self.is_refusing_after_cut and self.cuts:
+                    client.close()
+                    continue
                 server = socket.create_connection((self._target.hostname or "", self._target.port or 0))
                 self._sockets += [client, server]
                 threading.Thread(target=self._forward, args=(client, server), daemon=True).start()

@@ -81,7 +81,7 @@ class InventedVenue(KisVenue):
             case "off":
                 return Unsubscribed(registration, "0")
             case "refused":
-                return RegistrationRefused(registration, Refusal(said["why"]), "1", "no")
+                return RegistrationRefused(registration, Refusal(said["why"]), "1", said.get("text", "no"))
             case "ended":
                 return SessionRefused(SessionFault(said["why"]), "9", "no")
             case _:

@@ -99,7 +99,9 @@ def test_the_check_prints_the_plan_with_what_is_shared_doubled_learned_and_left_
     )
     (config.parent / "kr.txt").write_text("# of KOSPI\n005930  # Samsung\n\n000660\n")
     limits = LearnedLimits(config.parent / "data")
-    limits.record("a4", 3, datetime.datetime(2026, 11, 20, 3, tzinfo=datetime.UTC))
+    learned_at = datetime.datetime.now(datetime.UTC)
+    limits.record("a4", 3, learned_at)
+    day, again = learned_at.date(), (learned_at + datetime.timedelta(days=1)).date()
     path = limits.path("a4")
 
     _, out, _ = sise("check", config)
@@ -113,7 +115,7 @@ def test_the_check_prints_the_plan_with_what_is_shared_doubled_learned_and_left_
         "worker 1: 4 registrations",
         "  a0  kis     2/41  2 kr trade",
         "  a1  kis     2/41  2 kr orderbook",
-        f"account a4: takes 3, learned from the venue on 2026-11-20; to forget: rm {path}",
+        f"account a4: takes 3, learned from the venue on {day}, put to the test from {again} on; to forget: rm {path}",
         "left out, no account has room: 1 registration",
         "  feeds[2]: 005380 kr orderbook",
     ]

@@ -60,6 +60,7 @@ def test_migrating_twice_applies_everything_once(empty_postgres_dsn: str) -> Non
     assert first == [
         "0001_tables", "0002_market_tables_by_day.plain", "0003_minute_bars.plain", "0004_events_and_exchanges",
         "0005_market_events_by_day.plain", "0006_minute_bars_by_exchange.plain",
+        "0007_spill", "0008_quarantine_replay", "0009_replayed_captures",
     ]  # fmt: skip
     assert second == []
 
@@ -73,7 +74,13 @@ def test_two_migrations_at_once_do_not_disturb_each_other(empty_postgres_dsn: st
     for thread in threads:
         thread.join()
 
-    assert sorted(len(names) for names in done) == [0, 0, 0, 6]
+    assert len(done) == 4
+    applied = [name for names in done for name in names]
+    assert sorted(applied) == [
+        f"{migration.version:04}_{migration.name}"
+        for migration in schema.packaged_migrations()
+        if migration.variant in (None, "plain")
+    ], "each by one of them, which may share the work"
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(
@@ -115,7 +122,7 @@ def test_a_database_of_the_version_before_events_keeps_its_rows(empty_postgres_d
         columns = {table: columns_of(connection, table) for table in ("market_ticks", "market_orderbook")}
         rows = {table: connection.execute(select_all(table)).fetchall() for table in columns}
 
-        assert len(schema.migrate(empty_postgres_dsn)) == 3
+        assert len(schema.migrate(empty_postgres_dsn)) == 6
         assert schema.migrate(empty_postgres_dsn) == []
 
         for table, before in columns.items():
@@ -187,7 +194,8 @@ def test_the_columns_are_those_that_the_encoder_writes(connection: schema.Connec
     cursor = connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
 
     assert cursor.description is not None
-    assert list(COLUMNS[table]) == [column.name for column in cursor.description]
+    found = [column.name for column in cursor.description]
+    assert found[: len(COLUMNS[table])] == list(COLUMNS[table]), "what others fill in stands behind"
 
 
 def test_migrating_makes_partitions_from_yesterday_to_a_week_ahead(connection: schema.Connection) -> None:

@@ -17,13 +17,14 @@ import pytest
 from daemon.alerts import RecordingAlerts
 from daemon.config import Account, Config, Ingest
 from daemon.errors import InvariantBroken, Refused, Retryable
+from daemon.ingest.changes import Changes
 from daemon.ingest.connection import State
 from daemon.ingest.connector import NetworkConnector
 from daemon.ingest.surroundings import Outside
 from daemon.ingest.venues.venue import HttpRequest, KeepAlive
-from daemon.ingest.worker import Changes, Worker
+from daemon.ingest.worker import Worker
 from daemon.ingest.worker_status import read_status, status_path
-from daemon.shard_plan import PlannedConnection, PlannedSubscription, WorkerPlan
+from daemon.shard_plan import Moved, PlannedConnection, PlannedSubscription, WorkerPlan
 from native_pipeline.ring import RingWriter
 from tests.integration.invented_venue import InventedVenue, Server
 from tests.integration.test_worker import QUICK, Bench, bench, lines, on_uvloop, wait_until
@@ -57,13 +58,13 @@ class Data:
     """What the ring has received, as the worker is told: set by the test."""
 
     def __init__(self) -> None:
-        self.newest: dict[tuple[str, int], int] = {}
+        self.newest: dict[tuple[str, int, str], int] = {}
 
-    def __call__(self, _ring: RingWriter) -> Mapping[tuple[str, int], int]:
+    def __call__(self, _ring: RingWriter) -> Mapping[tuple[str, int, str], int]:
         return self.newest
 
     def arrive(self, symbol: str) -> None:
-        self.newest[symbol, 1] = time.time_ns()
+        self.newest[symbol, 1, ""] = time.time_ns()
 
 
 class Running:
@@ -91,9 +92,12 @@ async def working(
     config: Config,
     *connections: PlannedConnection,
     venue: type[InventedVenue] = InventedVenue,
+    moved: tuple[Moved, ...] = (),
     **outside: Any,
 ) -> AsyncIterator[Running]:
-    running = Running(bench, config, WorkerPlan(0, connections), Outside(venues=lambda _name: venue(), **outside))
+    running = Running(
+        bench, config, WorkerPlan(0, connections, moved), Outside(venues=lambda _name: venue(), **outside)
+    )
     stop = asyncio.Event()
     task = asyncio.ensure_future(running.worker.run(stop))
     try:
@@ -385,7 +389,7 @@ async def test_new_credentials_revive_a_session_that_had_stopped_and_leave_a_liv
             await running.worker.apply(settings(server.url, app_key="newest"), plan)
             assert running.states == [State.STREAMING]
             server.sessions[0].disconnect()
-            await wait_until(lambda: server.opened == 2)
+            await wait_until(lambda: len(server.asked("login")) == 2)
 
     assert desk.asked == [b"old", b"new", b"newest"]
     assert server.asked("login") == [["new"], ["newest"]]
@@ -458,3 +462,26 @@ async def test_a_plan_with_two_sessions_of_one_account_is_our_bug(bench: Bench) 
     with pytest.raises(InvariantBroken, match="two sessions of account 'main'"):
         async with working(bench, settings("ws://127.0.0.1:1/"), *plan):
             pass
+
+
+@pytest.mark.requirement("F63")
+@on_uvloop
+async def test_new_times_reach_a_session_that_is_running(bench: Bench, lines: io.StringIO) -> None:
+    alerts = RecordingAlerts()
+    plan = WorkerPlan(0, (planned(*SYMBOLS[:2]),))
+
+    def answer(do: str, keys: list[str]) -> list[dict[str, Any]]:
+        return [] if keys == [SYMBOLS[1]] else [{"is": do, "key": keys[0]}]
+
+    async with Server(answer) as server:
+        patient = msgspec.structs.replace(QUICK, subscribe_timeout_s=0.5, subscribe_attempts=1000)
+        config = settings(server.url, ingest=patient)
+        async with working(bench, config, *plan.connections, alerts=alerts, is_open=lambda *_place: True) as running:
+            await wait_until(lambda: server.asked("on").count([SYMBOLS[1]]) == 2)
+            hasty = msgspec.structs.replace(
+                patient, subscribe_timeout_s=0.1, subscribe_attempts=4, data_warn_s=0.1, data_resubscribe_s=0.2,
+                data_reconnect_s=0.3,
+            )  # fmt: skip
+            await running.worker.apply(settings(server.url, ingest=hasty), plan)
+            await wait_until(lambda: "subscription_failed" in alerts.codes() or "data_reconnect" in alerts.codes())
+            await wait_until(lambda: "data_silent" in alerts.codes())

@@ -1,6 +1,7 @@
 """`sise verify` on a real PostgreSQL and a real Redis."""
 
 import json
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import redis
 
 from daemon.config import Config, Database, Redis
 from daemon.sinks import publisher, writer
+from daemon.sinks.counts import Key
 from daemon.sinks.host import Host
-from daemon.sinks.verify import GapSum, Key, Report, verify
+from daemon.sinks.segment import Range, encode
+from daemon.sinks.verify import GapSum, Report, verify
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.records import MARKET_DATA
 from native_pipeline.ring import GATING, LOSSY, RingWriter, create_ring
@@ -77,6 +80,27 @@ class Bench:
             connection.execute(
                 "INSERT INTO feed_gaps VALUES ('kis', 'kr', %s, 'trade', %s, %s, %s, %s, 0, 1)",
                 [symbol, started, started + timedelta(seconds=seconds), reason, missing],
+            )
+
+    def spill(
+        self, after: int, through: int, *, records: int, is_stored: bool = False, epoch: int = 0, is_lost: bool = False
+    ) -> None:
+        """Note what the writer notes when it has moved the cursor over a spill file."""
+        with psycopg.connect(self._dsn) as connection:
+            connection.execute(
+                "INSERT INTO spilled_batches (batch, rings, epochs, after_seqs, through_seqs, records, first_recv,"
+                " last_recv, stored_at, lost_at) VALUES (gen_random_uuid(), '{0}', ARRAY[%s::int8], ARRAY[%s::int8],"
+                " ARRAY[%s::int8], %s, %s, %s, CASE WHEN %s THEN now() END, CASE WHEN %s THEN now() END)",
+                [SEQ + epoch, SEQ + after, SEQ + through, records, MINUTE, MINUTE, is_stored, is_lost],
+            )
+
+    def refuse(self, seq: int, *, symbol: str = "005930", kind: str = "trade", is_replayed: bool = False) -> None:
+        with psycopg.connect(self._dsn) as connection:
+            connection.execute(
+                "INSERT INTO quarantine (recv_time, venue, reason, detail, frame, original_bytes, source, seq, kind,"
+                " market, symbol, replayed_at) VALUES (%s, 'kis', 'refused by the database: 23514', 0, '', 0, 0, %s,"
+                " %s, 'kr', %s, CASE WHEN %s THEN now() END)",
+                [MINUTE, SEQ + seq, kind, symbol, is_replayed],
             )
 
     def verify(self, since: datetime | None = None) -> Report:
@@ -370,7 +394,7 @@ def test_every_kind_of_market_data_is_received_published_and_stored_alike(
     host = Host(wait=lambda _s: None, beat=lambda: None, stopping=lambda: True, drain_s=30.0)
 
     database = Database(dsn=postgres_dsn, retention_days=0)
-    assert writer.run(database, [path], counters, host, on_ready=lambda: None)
+    assert writer.run(database, [path], counters, host, on_ready=lambda: None, spill_directory=tmp_path / "spill")
     assert publisher.run(Redis(url=redis_url), [path], counters, host, on_ready=lambda: None)
 
     report = bench.verify()
@@ -392,3 +416,134 @@ def test_a_redis_that_does_not_answer_makes_the_result_incomplete_but_compares_t
     assert not report.is_complete
     assert report.redis_problem
     assert [(d.received, d.stored, d.published) for d in report.differences] == [(11, 10, None)]
+
+
+@pytest.mark.requirement("E2E-OBS-01", "DLP-01")
+def test_what_waits_in_spill_files_is_not_lost_and_what_was_stored_before_it_is_compared(bench: Bench) -> None:
+    bench.begin_epoch(0)
+    bench.store(10, first_seq=0)
+    bench.ledger(10, through=9)
+    # 10 is that ledger row, 11 a gap; 12 to 41, among them a ledger row, are in a spill file; live went on behind it
+    bench.spill(11, 41, records=30)
+    bench.ledger(29 + 5, through=46)
+    bench.store(5, first_seq=42)
+    bench.publish(44)
+
+    report = bench.verify()
+
+    assert report.is_complete, report.as_text()
+    assert (report.received, report.stored, report.open, report.lost) == (10, 10, 5, 0)
+    assert (report.waiting, report.waiting_missing, report.spilled_batches, report.spilled_records) == (34, 29, 1, 30)
+    assert "complete: nothing is missing, what waits will be compared later" in report.as_text()
+    assert "not compared: 34 received behind what waits in spill files" in report.as_text()
+
+    bench.delete(4)  # what was stored before is compared exactly all the while
+    assert [(d.received, d.stored) for d in bench.verify().differences] == [(10, 9)]
+
+
+@pytest.mark.requirement("E2E-OBS-01", "DLP-01")
+def test_more_missing_than_the_spill_files_hold_is_told(bench: Bench) -> None:
+    bench.begin_epoch(0)
+    bench.store(10, first_seq=0)
+    bench.ledger(10, through=9)
+    bench.spill(11, 41, records=27)
+    bench.ledger(29 + 5, through=46)
+    bench.store(5, first_seq=42)
+    bench.publish(44)
+
+    report = bench.verify()
+
+    assert (report.is_complete, report.too_few_spilled) == (False, 2)
+    assert "of these 2 are in no spill file" in report.as_text()
+
+
+@pytest.mark.requirement("E2E-OBS-01", "DLP-01")
+@pytest.mark.parametrize("end", ["stored", "lost"])
+def test_when_a_spill_file_is_stored_or_lost_everything_is_compared_again(bench: Bench, end: str) -> None:
+    bench.begin_epoch(0)
+    bench.store(10, first_seq=0)
+    bench.ledger(10, through=9)
+    bench.spill(10, 40, records=30, is_stored=end == "stored", is_lost=end == "lost")
+    bench.store(29 if end == "stored" else 0, first_seq=12)
+    bench.ledger(29 + 5, through=45)
+    bench.store(5, first_seq=41)
+    bench.publish(44)
+
+    report = bench.verify()
+
+    assert (report.waiting, report.spilled_records, report.open) == (0, 0, 0)
+    assert (report.received, report.lost) == (44, 0 if end == "stored" else 29)
+    assert report.is_complete == (end == "stored"), report.as_text()
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_a_flush_of_the_ledger_that_a_spill_file_cuts_in_two_is_not_compared(bench: Bench) -> None:
+    bench.begin_epoch(0)
+    bench.store(10, first_seq=0)
+    bench.store(10, first_seq=10, symbol="000660")
+    bench.ledger(10, through=19)  # its other row, of 000660, is the first record of the spill file
+    bench.spill(20, 40, records=20)
+    bench.publish(10)
+    bench.publish(10, symbol="000660")
+
+    report = bench.verify()
+
+    assert report.is_complete, report.as_text()
+    assert (report.received, report.stored, report.open) == (0, 0, 20)
+
+
+@pytest.mark.requirement("E2E-OBS-01", "F51")
+def test_rows_that_the_database_refused_are_counted_as_such(bench: Bench) -> None:
+    bench.store(8, first_seq=2)
+    bench.refuse(0)
+    bench.refuse(1)
+    bench.ledger(10, through=9)
+    bench.publish(10)
+
+    report = bench.verify()
+    assert report.is_complete, report.as_text()
+    assert (report.received, report.stored, report.refused, report.lost, report.quarantined) == (10, 8, 2, 0, 0)
+
+    bench.refuse(2)  # both stored and refused
+    assert [(d.received, d.stored, d.refused) for d in bench.verify().differences] == [(10, 8, 3)]
+
+
+@pytest.mark.requirement("E2E-OBS-01", "F51")
+def test_a_refused_row_that_was_replayed_counts_where_it_is_now(bench: Bench) -> None:
+    bench.store(9, first_seq=1)
+    bench.refuse(0, is_replayed=True)
+    bench.ledger(10, through=9)
+    bench.publish(10)
+    assert [(d.received, d.stored, d.refused) for d in bench.verify().differences] == [(10, 9, 0)]
+
+    bench.store(1, first_seq=0)
+
+    assert bench.verify().is_complete
+
+
+@pytest.mark.requirement("E2E-OBS-01", "DLP-01")
+def test_files_and_rings_that_the_database_knows_nothing_of_are_shown(bench: Bench, tmp_path: Path) -> None:
+    bench.config = Config(data_dir=str(tmp_path), database=bench.config.database, redis=bench.config.redis)
+    bench.begin_epoch(0)
+    bench.store(10, first_seq=0)
+    bench.ledger(10, through=9)
+    bench.publish(30)  # 20 of these are on the way
+    assert not bench.verify().is_complete
+    (tmp_path / "rings").mkdir()
+    create_ring(tmp_path / "rings" / "worker-0.ring", ring=0, capacity_bytes=1 << 20, consumers=(("writer", GATING),))
+    ring = RingWriter(tmp_path / "rings" / "worker-0.ring")
+    append(ring, Trade())
+    ring.publish()
+    waiting_bytes = ring.head
+    ring.close()
+    directory = tmp_path / "failed_batches"
+    directory.mkdir()
+    one = Range(0, SEQ, SEQ + 10, SEQ + 30, 20, 4, int(MINUTE.timestamp()) * 10**9, int(NOW.timestamp()) * 10**9)
+    header, content = encode(uuid.uuid4(), [one], b"data", created_ns=1)
+    (directory / f"batch_20261120T000000.000000Z_{header.batch.hex}.spill").write_bytes(content)
+    (directory / "batch_other.spill").write_bytes(b"damaged")
+
+    report = bench.verify()
+
+    assert report.is_complete, report.as_text()
+    assert (report.spilled_batches, report.spilled_records, report.ring_bytes) == (1, 20, waiting_bytes)

@@ -5,8 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-from daemon.config import Database
+from daemon.config import Database, Spill
 from daemon.sinks import writer
+from daemon.sinks.spill import DIRECTORY
 from native_pipeline.counters import CountersBlock
 
 
@@ -24,7 +25,12 @@ def main() -> int:
         drain_s=30.0,
     )
     settings = Database(dsn=dsn, batch_rows=int(batch_rows), flush_interval_ms=int(interval_ms), retention_days=0)
-    return 0 if writer.run(settings, [Path(ring)], counters, host, on_ready=lambda: None) else 1
+    spill = Spill(min_free_mb=0, interval_s=0.05, probe_s=0.05)
+    spill_directory = Path(ring).parent / DIRECTORY
+    is_drained = writer.run(
+        settings, [Path(ring)], counters, host, on_ready=lambda: None, spill_directory=spill_directory, spill=spill
+    )
+    return 0 if is_drained else 1
 
 
 if __name__ == "__main__":

@@ -57,7 +57,13 @@ def levels(side: Sequence[Level]) -> str:
 
 
 def message(
-    record: Trade | Book | Event, *, source: int, seq: int, venues: Sequence[str], markets: Sequence[str]
+    record: Trade | Book | Event,
+    *,
+    source: int,
+    seq: int,
+    venues: Sequence[str],
+    markets: Sequence[str],
+    prev_seq: int = 0,
 ) -> tuple[str, str]:
     """Return the channel of *record* and its message."""
     market = markets[record.market] if record.market < len(markets) else "unknown"
@@ -72,6 +78,7 @@ def message(
         "recv_ns": str(record.recv_ns),
         "source": str(source),
         "seq": str(seq),
+        "prev_seq": str(prev_seq),
     }
     match record:
         case Trade():

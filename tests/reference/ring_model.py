@@ -43,9 +43,8 @@ class RingModel:
         self.published = len(self.appended)
 
     def crash(self) -> None:
-        """The producer is gone without publishing: what was not published never was."""
-        self.next_seq -= len(self.appended) - self.published
-        del self.appended[self.published :]
+        """The producer is gone without publishing: its successor takes over what it had written."""
+        self.publish()
 
     def visible(self, reader: ModelReader) -> list[tuple[int, bytes]]:
         """What *reader* has not read yet."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from daemon import config as settings
+from daemon.embedded import REDIS_CONFIGURATION
 from daemon.shard_plan import make_plan
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -36,3 +37,11 @@ def test_the_final_image_has_no_compiler_runs_as_a_user_and_checks_its_health() 
     assert "\nUSER sise\n" in final
     assert "\nHEALTHCHECK " in final
     assert 'ENTRYPOINT ["sise"]' in final
+
+
+@pytest.mark.requirement("RDS-01")
+def test_the_file_that_is_shipped_is_the_one_that_the_embedded_server_starts_with() -> None:
+    shipped = DEPLOY / "redis.conf"
+
+    assert shipped.samefile(REDIS_CONFIGURATION)
+    assert "./redis.conf:/etc/redis.conf:ro" in (DEPLOY / "compose.yaml").read_text(encoding="utf-8")

@@ -193,13 +193,13 @@ def test_a_stream_that_moves_to_another_session_has_a_hole_in_between() -> None:
 def test_a_stream_was_whole_until_its_newest_record_was_sent_by_the_venues_clock() -> None:
     second = 10**9
 
-    assert whole_until({("A", 1): (102 * second, 100 * second)}) == {("A", 1): 100 * second}
+    assert whole_until({("A", 1, ""): (102 * second, 100 * second)}) == {("A", 1, ""): 100 * second}
 
 
 def test_a_venue_clock_that_is_not_close_to_ours_is_not_used() -> None:
     second = 10**9
 
-    assert whole_until({("A", 1): (100 * second, 94 * second), ("A", 2): (100 * second, 101 * second)}) == {
-        ("A", 1): 100 * second,
-        ("A", 2): 100 * second,
+    assert whole_until({("A", 1, ""): (100 * second, 94 * second), ("A", 2, ""): (100 * second, 101 * second)}) == {
+        ("A", 1, ""): 100 * second,
+        ("A", 2, ""): 100 * second,
     }

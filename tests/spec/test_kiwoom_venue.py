@@ -204,7 +204,7 @@ def test_success_is_return_code_zero_as_number_or_text(venue: KiwoomVenue, code:
         ("reg_ok.json", Subscribed(None, "0")),
         ("reg_ok_string_code.json", Subscribed(None, "0")),
         ("remove_ok.json", Unsubscribed(None, "0")),
-        ("reg_error.json", RegistrationRefused(None, Refusal.CAP_REACHED, "1", "등록 종목수 초과")),
+        ("reg_error.json", RegistrationRefused(None, Refusal.UNEXPLAINED, "1", "등록 종목수 초과")),
     ],
 )
 def test_a_sample_reply_means_what_its_manifest_says(venue: KiwoomVenue, name: str, expected: Any) -> None:
@@ -242,7 +242,7 @@ def test_a_refused_login_without_a_code_is_worth_a_new_token(venue: KiwoomVenue)
 
 @pytest.mark.parametrize(
     ("text", "refusal"),
-    [("등록 종목수 초과", Refusal.CAP_REACHED), ("", Refusal.CAP_REACHED), ("[1700:...]", Refusal.RETRY),
+    [("등록 종목수 초과", Refusal.UNEXPLAINED), ("", Refusal.UNEXPLAINED), ("[1700:...]", Refusal.RETRY),
      ("x [CODE=1702, MESSAGE=x]", Refusal.RETRY), ("[1999]", Refusal.RETRY), ("[1902:종목]", Refusal.INVALID),
      ("[1517:값]", Refusal.INVALID), ("[8104:모의]", Refusal.NOT_ENTITLED)],
 )  # fmt: skip

@@ -13,32 +13,36 @@ from daemon.learned_limits import LearnedLimits
 NOW = datetime.datetime(2026, 11, 23, 9, 0, tzinfo=datetime.timezone(datetime.timedelta(hours=9)))
 
 
+def limits_in(data_dir: Path) -> LearnedLimits:
+    return LearnedLimits(data_dir, now=lambda: NOW)
+
+
 def files(data_dir: Path) -> list[str]:
     return sorted(path.name for path in (data_dir / "state" / "limits").glob("*"))
 
 
 @pytest.mark.requirement("F08")
 def test_a_limit_is_kept_across_restarts_with_its_date(tmp_path: Path) -> None:
-    assert LearnedLimits(tmp_path).record("main", 20, NOW)
+    assert limits_in(tmp_path).record("main", 20, NOW)
 
-    found = LearnedLimits(tmp_path).read("main")
+    found = limits_in(tmp_path).read("main")
 
     assert found is not None
     assert (found.limit, found.learned_at) == (20, NOW)
-    assert LearnedLimits(tmp_path).get("main") == 20
-    assert LearnedLimits(tmp_path).path("main").stat().st_mode & 0o777 == 0o600
+    assert limits_in(tmp_path).get("main") == 20
+    assert limits_in(tmp_path).path("main").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "state" / "limits").stat().st_mode & 0o777 == 0o700
 
 
 def test_nothing_is_known_of_an_account_that_was_never_refused_and_nothing_is_made(tmp_path: Path) -> None:
-    assert LearnedLimits(tmp_path).get("main") is None
-    assert LearnedLimits(tmp_path / "none" / "such").all_of(["main"]) == {}
+    assert limits_in(tmp_path).get("main") is None
+    assert limits_in(tmp_path / "none" / "such").all_of(["main"]) == {}
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.requirement("F08")
 def test_a_limit_is_never_below_what_the_venue_has_confirmed(tmp_path: Path) -> None:
-    limits = LearnedLimits(tmp_path)
+    limits = limits_in(tmp_path)
 
     assert limits.record("main", 3, NOW, confirmed=20)
     assert limits.get("main") == 20
@@ -46,19 +50,19 @@ def test_a_limit_is_never_below_what_the_venue_has_confirmed(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_session_that_is_refused_everything_teaches_nothing(tmp_path: Path, limit: int) -> None:
-    assert not LearnedLimits(tmp_path).record("main", limit, NOW)
-    assert LearnedLimits(tmp_path).get("main") is None
+    assert not limits_in(tmp_path).record("main", limit, NOW)
+    assert limits_in(tmp_path).get("main") is None
 
 
 def test_only_news_is_written_and_the_newest_counts(tmp_path: Path) -> None:
-    limits = LearnedLimits(tmp_path)
+    limits = limits_in(tmp_path)
 
     assert [limits.record("main", limit, NOW) for limit in (20, 20, 25, 20)] == [True, False, True, True]
     assert limits.get("main") == 20
 
 
 def test_deleting_the_file_forgets_the_limit(tmp_path: Path) -> None:
-    limits = LearnedLimits(tmp_path)
+    limits = limits_in(tmp_path)
     limits.record("main", 20, NOW)
 
     limits.path("main").unlink()
@@ -68,7 +72,7 @@ def test_deleting_the_file_forgets_the_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a/b", "../../etc/passwd", "계좌", "x" * 500, "a b", "."])
 def test_any_name_of_an_account_is_one_file_of_its_own(tmp_path: Path, name: str) -> None:
-    limits = LearnedLimits(tmp_path)
+    limits = limits_in(tmp_path)
     limits.record(name, 7, NOW)
     limits.record(name + "!", 8, NOW)
 
@@ -79,7 +83,7 @@ def test_any_name_of_an_account_is_one_file_of_its_own(tmp_path: Path, name: str
 @given(st.data())
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_damaged_file_is_moved_aside_and_never_believed(tmp_path: Path, data: st.DataObject) -> None:
-    limits = LearnedLimits(tmp_path)
+    limits = limits_in(tmp_path)
     limits.record("main", 20, NOW)
     content = bytearray(limits.path("main").read_bytes())
     place = data.draw(st.integers(0, len(content) - 2))  # the line's end says nothing
@@ -95,7 +99,7 @@ def test_a_damaged_file_is_moved_aside_and_never_believed(tmp_path: Path, data: 
 
 
 def test_a_damaged_file_is_reported_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    limits = LearnedLimits(tmp_path)
+    limits = limits_in(tmp_path)
     limits.record("main", 20, NOW)
     path = limits.path("main")
     path.write_bytes(path.read_bytes().replace(b"20", b"99", 1))
@@ -107,7 +111,7 @@ def test_a_damaged_file_is_reported_and_kept(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_disk_that_takes_nothing_is_an_error_and_the_old_limit_stays(tmp_path: Path) -> None:
-    limits = LearnedLimits(tmp_path)
+    limits = limits_in(tmp_path)
     limits.record("main", 20, NOW)
     path = limits.path("main")
     obstacle = path.with_name(f"{path.name}.{multiprocessing.current_process().pid}.new")
@@ -120,7 +124,7 @@ def test_a_disk_that_takes_nothing_is_an_error_and_the_old_limit_stays(tmp_path:
 
 
 def record_many(data_dir: Path, account: str) -> None:
-    limits = LearnedLimits(data_dir)
+    limits = limits_in(data_dir)
     for limit in range(1, 101):
         limits.record(account, limit, NOW)
         limits.record("shared", limit, NOW)
@@ -135,7 +139,7 @@ def test_writers_at_the_same_time_never_damage_each_others_files(tmp_path: Path)
         writer.join(60)
 
     assert [writer.exitcode for writer in writers] == [0, 0]
-    found = LearnedLimits(tmp_path).all_of(["a0", "a1", "shared"])
+    found = limits_in(tmp_path).all_of(["a0", "a1", "shared"])
     assert (found["a0"], found["a1"]) == (100, 100)
     assert 1 <= found["shared"] <= 100
     assert not [name for name in files(tmp_path) if not name.endswith(".json")]

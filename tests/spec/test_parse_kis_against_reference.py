@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from native_pipeline import kis_layouts
+from tests.effort import examples
 from tests.reference import kis as twin
 from tests.reference.native_kis import (
     FIELDS,
@@ -87,7 +88,7 @@ receipts = st.integers(0, kst_ns("2200-01-01T00:00:00")) | st.sampled_from(
 )
 # no deadline and no complaint about slow generation: the machine may be busy with other tests
 relaxed = settings(
-    max_examples=600,
+    max_examples=examples(300),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.effort import examples
 from tests.reference.native_kis import exact
 from tests.reference.native_upbit import FRAMES, RECEIVED, Native, assert_same, capture, reference, sample
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.requirement("SCH-01")
 
 # no deadline and no complaint about slow generation: the machine may be busy with other tests
 relaxed = settings(
-    max_examples=400,
+    max_examples=examples(200),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -8,13 +8,14 @@ import pytest
 
 from daemon.alerts import RecordingAlerts
 from daemon.config import Account, Config
+from daemon.declined import DeclinedRegistrations
 from daemon.errors import ConfigError
 from daemon.learned_limits import LearnedLimits
 from daemon.planning import PLAN_FILE, Planner, preview, read_plan
 from daemon.shard_plan import Plan
 from tests.spec.test_shard_plan import account, by_account, config, fake_venue, feed, named, places, symbols, workers
 
-NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
+NOW = datetime.datetime.now(datetime.UTC)
 POOL = ("a0", "a1")
 
 
@@ -145,3 +146,57 @@ def test_a_preview_is_what_a_start_would_do_and_writes_nothing(tmp_path: Path) -
 
     assert not (tmp_path / "data").exists()
     assert planner(tmp_path / "data").start(settings) == shown
+
+
+@pytest.mark.requirement("SUB-RETRY-01")
+def test_what_a_session_could_not_have_goes_to_another_account_and_comes_back_from_none(tmp_path: Path) -> None:
+    subject = planner(tmp_path)
+    before = subject.start(fleet(symbols(10)))
+    (account_before, first) = min(places(before), key=repr)
+    key = first.channel, first.key
+    declined = DeclinedRegistrations(tmp_path)
+
+    declined.record(account_before, {key: "no reply"})
+    after = subject.again(fleet(symbols(10)))
+
+    assert changed(before, after) == {first.symbol}
+    ((account_after, _),) = [place for place in places(after) if place[1] == first]
+    assert account_after != account_before
+
+    declined.record(account_after, {key: "no reply"})  # nobody can have it: it stays where it is now
+
+    assert places(subject.again(fleet(symbols(10)))) == places(after)
+
+
+@pytest.mark.requirement("F63")
+def test_a_registration_that_changes_its_worker_says_where_its_history_is_until_it_moves_on(tmp_path: Path) -> None:
+    subject = planner(tmp_path)
+    settings = msgspec.structs.replace(fleet(symbols(4)), workers=2)
+    before = subject.start(settings)
+    assert all(worker.moved == () for worker in before.workers)
+    worker_of = {s.key: w.worker for w in before.workers for c in w.connections for s in c.subscriptions}
+    account_name, one = min(places(before), key=repr)
+
+    DeclinedRegistrations(tmp_path).record(account_name, {(one.channel, one.key): "no reply"})
+    after = subject.again(settings)
+    (moved,) = [moved for worker in after.workers for moved in worker.moved]
+    again = planner(tmp_path).start(settings)
+
+    assert (moved.worker, moved.channel, moved.key) == (worker_of[one.key], one.channel, one.key)
+    assert one.key in {s.key for c in after.workers[1 - moved.worker].connections for s in c.subscriptions}
+    assert subject.again(settings) == after == again
+
+
+def test_a_restart_with_more_workers_says_where_the_history_of_a_stream_is(tmp_path: Path) -> None:
+    accounts = named(3)
+    settings = config(accounts, [feed(("a0", "a1", "a2"), symbols(9), kinds=("trade",))], workers=1)
+    first = planner(tmp_path)
+    first.start(settings)
+    first.keep()
+
+    after = planner(tmp_path).start(msgspec.structs.replace(settings, workers=3))
+
+    for worker in after.workers[1:]:
+        assert {moved.key for moved in worker.moved} == {s.key for c in worker.connections for s in c.subscriptions}
+        assert {moved.worker for moved in worker.moved} == {0}
+    assert after.workers[0].moved == ()

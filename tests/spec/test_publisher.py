@@ -1,15 +1,17 @@
 """What the publisher decides: when to try again, whose turn it is, and what an answer of Redis means."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from daemon.config import Redis as RedisSettings
-from daemon.sinks.publisher import Host, Publisher
+from daemon.sinks.host import Host
+from daemon.sinks.publisher import Publisher
 from daemon.sinks.redis_link import Cursor, RedisAway
-from native_pipeline.redis_encoder import TransactionReplies
+from native_pipeline.redis_replies import TransactionReplies
 
 EPOCH = 1_000
 
@@ -43,6 +45,8 @@ class FakeReader:
 
     lapped_records = 0
     corrupt_records = 0
+    capacity_bytes = 1 << 20
+    first_seq = EPOCH
 
     def __init__(self, ring: int, waiting: int) -> None:
         self.ring, self.epoch = ring, EPOCH
@@ -69,9 +73,30 @@ class FakeReader:
 
 class FakeBatch:
     commands = 1
+    entries = gap_entries = unread = 0
 
     def __init__(self) -> None:
         self.progress: dict[int, tuple[int, int, int]] = {}
+        self.dropped: Counter[str] = Counter()
+        self.resumed: list[tuple[int, int]] = []
+        self.forgotten: list[tuple[int, int]] = []
+
+    def skip_from(self, reader: FakeReader, max_records: int, /) -> int:
+        skipped = min(max_records, reader.end_seq - reader.next_seq)
+        reader.next_seq += skipped
+        self.dropped["ticker.kr"] += skipped
+        return skipped
+
+    def resume(
+        self, reader: FakeReader, seq: int, last: Mapping[str, int], /, *, replaced_seq: int | None = None
+    ) -> None:
+        self.resumed.append((reader.ring, seq))
+
+    def tell_forgotten(self, reader: FakeReader, seq: int, /) -> None:
+        self.forgotten.append((reader.ring, seq))
+
+    def keys_of(self, commands: Iterable[int], /) -> Sequence[str]:
+        return ["stream:ticker.kr:0" for _ in commands]
 
     @property
     def records(self) -> int:

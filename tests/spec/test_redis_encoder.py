@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from native_pipeline.counters import CountersBlock, create_counters_file
-from native_pipeline.redis_encoder import PublishBatch, TransactionReplies, pack_command
+from native_pipeline.redis_encoder import PublishBatch, pack_command
+from native_pipeline.redis_replies import TransactionReplies
 from native_pipeline.ring import GATING, GatingReader, LossyReader, RingWriter, create_ring
 from tests.reference import random_records, redis_messages
 from tests.reference.packed_records import ABSENT, Book, Event, Gap, Ledger, Quarantine, Record, Trade, append
@@ -83,9 +84,14 @@ def test_the_transaction_is_the_one_that_the_reference_writes(pipe: Pipe, record
     commands: list[tuple[bytes | str | int, ...]] = [("MULTI",)]
     channels: Counter[str] = Counter()
     minutes: Counter[tuple[int, bytes]] = Counter()
+    last: dict[str, int] = {}
     for record, seq in zip(records, seqs, strict=True):
         if isinstance(record, Trade | Book | Event):
-            channel, message = redis_messages.message(record, source=RING, seq=seq, venues=VENUES, markets=MARKETS)
+            channel, _ = redis_messages.message(record, source=RING, seq=seq, venues=VENUES, markets=MARKETS)
+            _, message = redis_messages.message(
+                record, source=RING, seq=seq, venues=VENUES, markets=MARKETS, prev_seq=last.get(channel, 0)
+            )
+            last[channel] = seq
             commands.append(("PUBLISH", channel, message))
             channels[channel] += 1
             kind, _, market = channel.partition(".")
@@ -110,6 +116,9 @@ def test_the_transaction_is_the_one_that_the_reference_writes(pipe: Pipe, record
             case [b"EXPIRE", key, seconds]:
                 assert int(seconds) == KEPT_S
                 expiries.add(key)
+            case [b"HSET", b"published:last", *words]:
+                told = dict(zip(words[::2], map(int, words[1::2]), strict=True))
+                assert told == {f"7:{channel}".encode(): seq for channel, seq in last.items()}
             case [b"HSET", *words]:
                 assert words == [b"published:cursor", b"ring-7", f"{pipe.reader.epoch}:{seqs[-1]}".encode()]
             case _:
@@ -136,7 +145,7 @@ def test_a_trade_has_the_shape_that_consumers_validate(pipe: Pipe) -> None:
     assert json.loads(message) == {
         "type": "ticker", "timestamp": "2025-11-20T09:00:01+09:00", "symbol": "005930", "price": 71200, "change": -0.42,
         "volume": 10, "side": "sell", "cum_volume": 123_456, "ask": 71300, "bid": None, "market": "kr", "venue": "kis",
-        "recv_ns": 1_763_596_801_123_456_789, "source": RING, "seq": seq,
+        "recv_ns": 1_763_596_801_123_456_789, "source": RING, "seq": seq, "prev_seq": 0,
     }  # fmt: skip
 
 
@@ -152,7 +161,7 @@ def test_an_order_book_lists_the_levels_that_exist_best_first(pipe: Pipe) -> Non
     assert json.loads(message) == {
         "type": "orderbook", "timestamp": "2025-11-20T09:00:01+09:00", "symbol": "005930",
         "asks": [{"price": 71.3, "vol": 5}, {"price": 71.4, "vol": 0}], "bids": [],
-        "market": "us", "venue": "kis", "recv_ns": 12, "source": RING, "seq": seq,
+        "market": "us", "venue": "kis", "recv_ns": 12, "source": RING, "seq": seq, "prev_seq": 0,
     }  # fmt: skip
 
 
@@ -171,7 +180,7 @@ def test_an_event_says_its_type_and_what_the_venue_sent(pipe: Pipe) -> None:
     assert json.loads(message) == {
         "type": "index", "timestamp": "2025-11-20T09:00:01+09:00", "symbol": "0001", "price": 2650.12, "change": -0.15,
         "volume": 12, "cum_volume": None, "detail": "0001^\uc7a5\uc911\t^", "exchange": "sor", "market": "kr",
-        "venue": "kis", "recv_ns": 12, "source": RING, "seq": seq,
+        "venue": "kis", "recv_ns": 12, "source": RING, "seq": seq, "prev_seq": 0,
     }  # fmt: skip
     assert json.loads(second).items() >= {"type": "status", "change": None, "detail": "", "detail_is_cut": True}.items()
 

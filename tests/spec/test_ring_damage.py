@@ -252,9 +252,9 @@ def test_a_ring_without_one_whole_record_never_starts_over(path: Path) -> None:
         writer.close()
 
 
-@pytest.mark.requirement("CH-PROC-01")
-def test_an_unpublished_lap_over_everything_that_was_published_starts_nothing_over(path: Path) -> None:
-    """All records were consumed, then a whole ring of unpublished ones died with their producer."""
+@pytest.mark.requirement("CH-PROC-01", "DLP-01")
+def test_an_unpublished_lap_over_everything_that_was_published_is_taken_over(path: Path) -> None:
+    """All records were consumed, then a whole ring of unpublished ones was left behind by their producer."""
     first = written(path, 1)
     reader = GatingReader(path, "writer")
     drain(reader)
@@ -268,16 +268,16 @@ def test_an_unpublished_lap_over_everything_that_was_published_starts_nothing_ov
             writer.append(QUARANTINE, bytes(100))
         except RingError:
             break
+    newest = writer.last_seq
     del writer
 
     writer = RingWriter(path)
-    seq = writer.append(QUARANTINE, b"after")
-    writer.publish()
-
-    assert seq > first
+    assert newest - first == writer.adopted_records
     assert reader.seek_after(first) == 0
-    assert [seq] == [seen.seq for seen in drain(reader)]
-    assert reader.corrupt_records == 0
+    assert list(range(first + 1, newest + 1)) == [seen.seq for seen in drain(reader)]
+    reader.commit()
+    assert newest + 1 == writer.append(QUARANTINE, b"after")
+    assert (reader.corrupt_records, writer.recovered_bytes) == (0, 0)
 
 
 def test_a_power_loss_on_an_empty_ring_is_harmless(path: Path) -> None:

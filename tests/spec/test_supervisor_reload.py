@@ -5,7 +5,7 @@ import os
 import msgspec
 import pytest
 
-from daemon.config import Account, Config, Database, Ingest
+from daemon.config import Account, Alerts, Config, Database, Ingest
 from daemon.errors import ConfigError
 from daemon.supervision import handover
 from daemon.supervision.process import ProcessSpec
@@ -131,3 +131,18 @@ def test_a_content_that_is_being_overwritten_is_nothing() -> None:
 
     assert handover.read(fd) is None
     os.close(fd)
+
+
+@pytest.mark.requirement("F63")
+def test_what_running_processes_have_built_upon_waits_for_their_restart_and_is_named() -> None:
+    new = msgspec.structs.replace(
+        CONFIG,
+        ingest=Ingest(subscribe_timeout_s=7.0, link_timeout_s=50.0, connect_timeout_s=7.0),
+        alerts=Alerts(repeat_s=7.0),
+    )
+
+    revision = revise(CONFIG, new, SPECS, lambda _: SPECS)
+
+    assert revision.waiting == ("ingest.connect_timeout_s", "alerts.repeat_s")
+    assert revision.refused == ()
+    assert revision.config.ingest == new.ingest

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from daemon.sinks.verify import Difference, GapSum, Key, Report, Window, compare
+from daemon.sinks.counts import Difference, Key, Window, compare
+from daemon.sinks.verify import GapSum, Report
 
 KEY = Key(100, "kr", "005930", "trade")
 NEVER = 1_000_000
@@ -20,6 +21,8 @@ def differences(
     growing_from: int = NEVER,
     published_before: int = 0,
     duplicated: int = 0,
+    refused: int = 0,
+    replayed: int = 0,
 ) -> list[Difference]:
     def counts(count: int) -> dict[Key, int]:
         return {KEY: count} if count else {}
@@ -35,6 +38,8 @@ def differences(
                 growing_from,
                 counts(published_before),
                 counts(duplicated),
+                counts(refused),
+                counts(replayed),
             )
         )
     )
@@ -52,6 +57,22 @@ def test_one_record_more_or_less_is_a_difference_that_names_the_symbol(
     found = differences(received=received, stored=stored, published=published)
 
     assert found == [Difference(KEY, received, stored, published)]
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_what_the_database_refused_is_accounted_for_and_one_more_or_less_is_not() -> None:
+    assert differences(received=5, stored=3, refused=2, published=5) == []
+    assert differences(received=5, stored=3, refused=1, published=5) == [Difference(KEY, 5, 3, 5, refused=1)]
+    assert differences(received=5, stored=4, refused=2, published=5) == [Difference(KEY, 5, 4, 5, refused=2)]
+    assert differences(refused=1) == [Difference(KEY, 0, 0, 0, refused=1)]
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_rows_that_came_out_of_quarantine_are_expected_in_the_tables_and_not_on_redis() -> None:
+    assert differences(received=5, replayed=2, stored=7, published=5) == []
+    assert differences(replayed=2, stored=2) == []
+    assert differences(received=5, replayed=2, stored=7, published=7) == [Difference(KEY, 5, 7, 7, replayed=2)]
+    assert differences(replayed=2, stored=1) == [Difference(KEY, 0, 1, 0, replayed=2)]
 
 
 def test_what_redis_no_longer_counts_is_not_compared() -> None:
@@ -132,4 +153,6 @@ def test_a_report_names_minute_symbol_and_counts() -> None:
         "stored": 4,
         "published": None,
         "duplicated": 0,
+        "refused": 0,
+        "replayed": 0,
     }

@@ -1,14 +1,14 @@
 """The writer's loop with a fake database, rings and clock: pace of the retries, turns of the rings, end of a stop."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import date
 
 import psycopg
 import pytest
 
 from daemon.config import Database
-from daemon.sinks.database import Advance, Batch, FailureKind, Ring, classify
+from daemon.sinks.database import Advance, Batch, Claim, CursorAdvances, FailureKind, Ring, classify
 from daemon.sinks.writer import Host, Writer
 
 
@@ -103,11 +103,12 @@ class FakeDatabase:
     def add_lapped_gaps(self, ring: Ring, /) -> None:
         self.lapped.append(ring)
 
-    def store(self, _batch: Batch, advances: Sequence[Advance], /) -> None:
+    def store(self, _batch: Batch, claim: Claim, /) -> None:
         self.attempts.append(self._clock.now)
         if self.failures:
             raise self.failures.pop(0)
-        self.stored.append(list(advances))
+        assert isinstance(claim, CursorAdvances)
+        self.stored.append(list(claim.advances))
 
     def maintain(self, _today: date, /) -> None:
         pass
@@ -271,7 +272,7 @@ def test_a_stop_gives_up_at_the_deadline_and_gives_nothing_back() -> None:
         (psycopg.errors.ReadOnlySqlTransaction(), FailureKind.AWAY),
         (psycopg.errors.CheckViolation(), FailureKind.DATA),
         (psycopg.errors.NumericValueOutOfRange(), FailureKind.DATA),
-        (psycopg.errors.BadCopyFileFormat(), FailureKind.DATA),
+        (psycopg.errors.BadCopyFileFormat(), FailureKind.SETUP),
         (psycopg.errors.UndefinedTable(), FailureKind.SETUP),
         (psycopg.errors.InsufficientPrivilege(), FailureKind.SETUP),
         (psycopg.errors.InvalidPassword(), FailureKind.SETUP),

@@ -339,16 +339,16 @@ def _registered(code: str, text: str) -> ControlMessage:
 
 
 def _refusal(inner: str) -> Refusal:
-    """Return what a refused REG means: by its code, and without one that this session takes no more.
+    """Return what a refused REG means, by its code.
 
     The venue documents no code for a full session: it answers return_code 1 and a Korean sentence. Errors of the
-    request itself (15xx) and of its symbols (19xx) do have codes.
+    request itself (15xx) and of its symbols (19xx) do have codes; that all of them have is not known.
     """
     if inner in BUSY_CODES:
         return Refusal.RETRY
     if inner == NOT_IN_MOCK:
         return Refusal.NOT_ENTITLED
-    return Refusal.INVALID if inner else Refusal.CAP_REACHED
+    return Refusal.INVALID if inner else Refusal.UNEXPLAINED
 
 
 def _removed(code: str, text: str) -> ControlMessage:

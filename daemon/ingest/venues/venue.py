@@ -32,6 +32,7 @@ class Refusal(Enum):
     CAP_REACHED = "cap reached"  # this session takes no more registrations
     NOT_ENTITLED = "not entitled"  # paid data that this account has not bought
     INVALID = "invalid"  # bad symbol or bad request: asking again changes nothing
+    UNEXPLAINED = "unexplained"  # the venue does not say whether the session is full or the symbol bad
 
 
 class SessionFault(Enum):

@@ -1,0 +1,232 @@
+"""What the writer does while the database cannot take batches: it spills them, and looks whether the database is back.
+
+The first batch that is spilled is the one whose commit failed, with exactly its ranges: if it was committed after all
+and only the answer got lost, the cursors say so when the database is back. Everything behind it is spilled in larger
+pieces. Where spilling is impossible too, the records stay in the rings, whose workers pause their sockets when they
+are full; it is tried again every second.
+"""
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+
+from daemon import log
+from daemon.alerts import Alerts
+from daemon.config import Spill as SpillSettings
+from daemon.sinks.errands import Errands
+from daemon.sinks.host import Clock, Counters, Host
+from daemon.sinks.recovery import RecoveryThread, Registrar
+from daemon.sinks.spill import CannotSpill, SpillDirectory, SpillFile
+from daemon.sinks.spiller import Ring, Spiller, Taken
+
+POLLS_PER_INTERVAL = 20  # how often the rings are looked at while a segment fills up
+TRY_AGAIN_S = 1.0  # after a failure to spill
+RETURN_S = 2.0  # the longest time that spilling rests while the last files are registered
+ROOM_TO_KEEP = 4  # a ring is emptied when a quarter of it waits: it stays below half while that is written
+
+
+class State(enum.Enum):
+    """How the writer gets rid of records."""
+
+    LIVE = "live"  # the database takes them
+    SPILLING = "spilling"  # files do
+    BLOCKED = "blocked"  # neither: they stay in the rings
+
+
+class Event(enum.Enum):
+    """What changes that."""
+
+    AWAY = "the database does not take a batch"
+    SPILLED = "a file took a batch"
+    CANNOT_SPILL = "no file took it"
+    BACK = "the database answers, and every file is registered"
+
+
+TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
+    State.LIVE: {Event.AWAY: State.SPILLING, Event.BACK: State.LIVE},
+    State.SPILLING: {
+        Event.SPILLED: State.SPILLING,
+        Event.CANNOT_SPILL: State.BLOCKED,
+        Event.BACK: State.LIVE,
+    },
+    State.BLOCKED: {
+        Event.SPILLED: State.SPILLING,
+        Event.CANNOT_SPILL: State.BLOCKED,
+        Event.BACK: State.LIVE,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpillParts:
+    """What the writer needs to spill and to recover."""
+
+    settings: SpillSettings
+    directory: SpillDirectory
+    spiller: Spiller
+    registrar: Registrar
+    recovery: RecoveryThread
+    alerts: Alerts
+
+
+@dataclass(slots=True)
+class Fate:
+    """What is known about the cursors of the database; None: it was never asked."""
+
+    stored: dict[Ring, int] | None = None
+    doubtful: dict[Ring, int] = field(default_factory=dict)  # where they are if the batch that failed was committed
+
+    def possible(self) -> dict[Ring, list[int]] | None:
+        """Return where each cursor can be, unless another writer moved it."""
+        if self.stored is None:
+            return None
+        return {ring: [seq, self.doubtful.get(ring, seq)] for ring, seq in self.stored.items()}
+
+
+class Outage:
+    """The state, and what is done in it; the writer calls step() as long as it is not LIVE."""
+
+    def __init__(self, parts: SpillParts, *, errands: Errands, counters: Counters, host: Host, clock: Clock) -> None:
+        self.state = State.LIVE
+        self.fate = Fate()
+        self._parts = parts
+        self._errands = errands
+        self._counters = counters
+        self._host = host
+        self._clock = clock
+        self._pending: dict[Ring, int] = {}  # reached by the batch that failed, while it is not spilled
+        self._due = 0.0  # when the present segment is written, full or not
+        self._probe_due = 0.0
+        self._is_probing = False
+        self._return_by = 0.0
+        self._is_announced = False
+        self._log = log.get()
+
+    def begin(self, reached: Mapping[Ring, int]) -> None:
+        """The database did not take the batch that ends at *reached* (empty: there was none yet)."""
+        self._change(Event.AWAY)
+        self._parts.recovery.allow(False)
+        self._pending = dict(reached)
+        self.fate.doubtful = dict(reached)
+        self._due = self._clock.monotonic()
+        self._probe_due = self._clock.monotonic() + self._parts.settings.probe_s
+
+    def step(self, cursors: dict[Ring, int], lags: Callable[[], Sequence[float]]) -> Taken | None:
+        """Spill one segment, or wait for one; return what is durable now and may be given back to the rings.
+
+        cursors: where each ring's next record is; a ring that is not in it is read from its committed position.
+        lags: how much of each ring waits, as a part of the ring.
+        """
+        if self._is_returning() or (not self._pending and not self._is_time(lags())):
+            pause_s = self._parts.settings.interval_s / POLLS_PER_INTERVAL
+            self._host.wait(pause_s)
+            self._errands.check_deadline()
+            return None
+        spiller = self._parts.spiller
+        taken = spiller.take_exactly(cursors, self._pending) if self._pending else spiller.take(cursors)
+        self._due = self._clock.monotonic() + self._parts.settings.interval_s
+        if not taken.ranges:
+            return taken
+        try:
+            file = self._errands.run(self._errands.disk, lambda: self._parts.directory.append(taken.ranges, taken.raw))
+        except CannotSpill as exc:
+            self._note_blocked(exc)
+            return None
+        self._note_spilled(file)
+        return taken
+
+    def look_for_database(self) -> dict[Ring, int] | None:
+        """Every few seconds, ask in the database's thread; return its cursors once it answers and knows every file.
+
+        Spilling goes on meanwhile. Raises Fenced.
+        """
+        thread = self._errands.database
+        if not self._is_probing:
+            if self._clock.monotonic() >= self._probe_due:
+                self._is_probing = True
+                possible = self.fate.possible()
+                thread.submit(lambda: self._parts.registrar.bring_up_to_date(possible))
+            return None
+        if not thread.wait(0.0):
+            return None
+        self._is_probing = False
+        self._probe_due = self._clock.monotonic() + self._parts.settings.probe_s
+        try:
+            cursors: dict[Ring, int] = thread.result()
+        except psycopg.Error as exc:
+            self._log.debug("database_still_away", sqlstate=exc.sqlstate)
+            self._return_by = 0.0
+            return None
+        self.fate = Fate(cursors, self.fate.doubtful)
+        if self._parts.registrar.has_unregistered():  # spilled while it was asked: once more, and no more till then
+            self._probe_due = 0.0
+            self._return_by = self._clock.monotonic() + RETURN_S
+            return None
+        return cursors
+
+    def _is_returning(self) -> bool:
+        """Whether only the last files are being registered: what would be spilled now would come too late for that."""
+        return self._clock.monotonic() < self._return_by
+
+    def end(self) -> None:
+        """The database takes batches again."""
+        self._change(Event.BACK)
+        self._return_by = 0.0
+        self._pending = {}
+        self.fate.doubtful = {}
+        self._parts.recovery.allow(True)
+
+    def tell_news(self) -> None:
+        """Pass on what the recovery has to say."""
+        for level, code, message in self._parts.recovery.news():
+            self._parts.alerts.send(level, code, message)
+            if code == "spill_recovered":
+                self._is_announced = False
+
+    def _is_time(self, lags: Sequence[float]) -> bool:
+        """Whether a segment is full, old enough, or a ring in need of room. Blocked: only the time counts."""
+        now = self._clock.monotonic()
+        if now >= self._due or self.state is State.BLOCKED or self._host.stopping():
+            return now >= self._due or self._host.stopping()
+        return self._parts.spiller.is_full() or any(lag * ROOM_TO_KEEP >= 1.0 for lag in lags)
+
+    def _note_spilled(self, file: SpillFile) -> None:
+        was_blocked = self.state is State.BLOCKED
+        self._change(Event.SPILLED)
+        self._pending = {}
+        self._counters.increment("batches_spilled")
+        self._counters.increment("records_spilled", file.header.records)
+        self.show_size()
+        if was_blocked:
+            self._log.info("spilling_again")
+        if not self._is_announced:
+            self._is_announced = True
+            self._parts.alerts.send(
+                "WARNING", "database_spilling", "the database takes no batches: they are written to spill files"
+            )
+
+    def _note_blocked(self, error: CannotSpill) -> None:
+        self._counters.increment("spill_failures")
+        if self.state is not State.BLOCKED:
+            self._log.critical("spill_impossible", reason=str(error))
+            self._parts.alerts.send(
+                "CRITICAL", "spill_impossible", f"records stay in the rings, sockets pause when they are full: {error}"
+            )
+        self._change(Event.CANNOT_SPILL)
+        self._due = self._clock.monotonic() + TRY_AGAIN_S
+        self._host.wait(min(TRY_AGAIN_S, self._parts.settings.interval_s))
+        self._errands.check_deadline()
+
+    def show_size(self) -> None:
+        """Set the gauges of what waits in files."""
+        files, size_bytes = self._parts.directory.size()
+        self._counters.set("spill_files", files)
+        self._counters.set("spill_bytes", size_bytes)
+
+    def _change(self, event: Event) -> None:
+        following = TRANSITIONS[self.state].get(event)
+        if following is None:
+            raise AssertionError(f"{event.name} cannot happen while {self.state.name}")
+        self.state = following

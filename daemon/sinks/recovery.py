@@ -1,0 +1,378 @@
+"""Spilled batches find their way into the database: registered first, so that live ones go on, then stored.
+
+Both can be done by the writer or by `sise recover`, twice or at the same time: `spill_ledger.py` says why each batch is
+stored once. Files go oldest first, and only after the commit that stored them.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psycopg
+
+from daemon import log
+from daemon.alerts import Level
+from daemon.errors import RingError
+from daemon.failpoints import reach
+from daemon.sinks.database import Batch, Claim, FailureKind, Fenced, Ring, classify
+from daemon.sinks.host import Counters
+from daemon.sinks.segment import Range, SegmentDamaged
+from daemon.sinks.spill import SpillDirectory, SpillFile
+from daemon.sinks.spill_ledger import (
+    Cursors,
+    Known,
+    KnownBatches,
+    LostBatches,
+    NoRows,
+    RegisterClaim,
+    SegmentClaim,
+    WaitingBatches,
+)
+from native_pipeline.record_block import RecordBlock
+
+REGISTERED_TOGETHER = 50  # batches in one transaction: a commit costs a disk sync
+LONGEST_YIELD_S = 5.0  # to a live batch
+
+
+class Store(Protocol):
+    """What `database.Database` offers to the recovery."""
+
+    def start_cursors(self, first: Mapping[Ring, int], /) -> dict[Ring, int]:
+        """Return the stored cursor of each ring, made if there was none."""
+
+    def store(self, batch: Batch, claim: Claim, /) -> None:
+        """Store the rows under the claim."""
+
+    def store_isolated(self, block: RecordBlock, claim: Claim, /) -> object:
+        """Store the rows that the server takes, the others in quarantine."""
+
+    def cancel(self) -> None:
+        """End a running statement, from another thread."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class BlockBatch(Batch, Protocol):
+    """What `native_pipeline.copy_encoder.CopyBatch` offers to the recovery."""
+
+    def append_block(self, block: Any, begin: int = 0, end: int | None = None, /) -> int:  # Any: the native block
+        """Encode those records of *block*."""
+
+    def clear(self) -> None:
+        """Forget all rows."""
+
+
+def ask(database: Store, batches: Sequence[uuid.UUID]) -> dict[uuid.UUID, Known]:
+    """Return what the database knows of *batches*. Raises psycopg.Error."""
+    question = KnownBatches(batches)
+    database.store(NoRows(), question)
+    return question.found
+
+
+class Registrar:
+    """Moves the cursors over what was spilled."""
+
+    def __init__(
+        self, *, directory: SpillDirectory, database: Store, counters: Counters, first: Mapping[Ring, int]
+    ) -> None:
+        self._directory = directory
+        self._database = database
+        self._counters = counters
+        self._first = first  # seq before the first record of each ring that is there
+        self._registered: set[uuid.UUID] = set()
+        self._is_prepared = False
+        self._log = log.get()
+
+    def bring_up_to_date(self, possible: Mapping[Ring, Sequence[int]] | None = None) -> dict[Ring, int]:
+        """Register every file that is not registered; return the cursors then.
+
+        possible: where the cursors can be if nobody else moved them; None: nobody knows.
+        Raises psycopg.Error, and Fenced if a cursor is elsewhere.
+        """
+        cursors = self._cursors()
+        files = self._directory.files()
+        if possible is not None:
+            self._refuse_strangers(cursors, possible, files)
+        new = [file for file in files if file.header.batch not in self._registered]
+        if new:
+            known = ask(self._database, [file.header.batch for file in new])
+            self._registered |= known.keys()
+            self._register([file for file in new if file.header.batch not in known])
+            cursors = self._cursors()
+        return cursors
+
+    def _cursors(self) -> dict[Ring, int]:
+        """Return those of our rings; the schema is brought up to date where one is missing, or the first time."""
+        if self._is_prepared:
+            question = Cursors()
+            self._is_prepared = False  # unless it answers
+            self._database.store(NoRows(), question)
+            if self._first.keys() <= question.found.keys():
+                self._is_prepared = True
+                return {ring: question.found[ring] for ring in self._first}
+        cursors = self._database.start_cursors(self._first)
+        self._is_prepared = True
+        return cursors
+
+    def has_unregistered(self) -> bool:
+        """Whether a file came since. For the thread that spills."""
+        return any(file.header.batch not in self._registered for file in self._directory.files())
+
+    def _refuse_strangers(
+        self, cursors: Mapping[Ring, int], possible: Mapping[Ring, Sequence[int]], files: Sequence[SpillFile]
+    ) -> None:
+        for ring, seq in cursors.items():
+            spilled = {one.through_seq for file in files for one in file.header.ranges if (one.ring, one.epoch) == ring}
+            if ring in possible and seq not in possible[ring] and seq not in spilled:
+                raise Fenced(f"ingest_cursor: ring {ring} is at {seq}, which we never stored: another writer is active")
+
+    def _register(self, files: Sequence[SpillFile]) -> None:
+        for begin in range(0, len(files), REGISTERED_TOGETHER):
+            group = files[begin : begin + REGISTERED_TOGETHER]
+            claim = RegisterClaim([file.header for file in group])
+            self._database.store(NoRows(), claim)
+            reach("recovery.registered")
+            self._counters.increment("writer_lapped", claim.missing)
+            self._registered |= {file.header.batch for file in group}
+            for file in group:
+                if file.header.batch in claim.passed:  # committed before it was spilled; its answer was lost
+                    self._log.info("spill_was_stored_before", file=file.path.name, records=file.header.records)
+                    self._counters.increment("batches_recovered")
+                    self._counters.increment("records_recovered", file.header.records)
+                    self._directory.remove(file)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one look at every file has come to."""
+
+    stored: int = 0  # files
+    records: int = 0
+    lost: int = 0  # batches whose file was missing or damaged
+    unregistered: int = 0  # files that wait for the writer to register them
+
+
+class Replayer:
+    """Stores registered files, oldest first. Not for use by two threads at once."""
+
+    def __init__(self, *, directory: SpillDirectory, database: Store, batch: BlockBatch, counters: Counters) -> None:
+        self._directory = directory
+        self._database = database
+        self._batch = batch
+        self._counters = counters
+        self._block = RecordBlock()
+        self._log = log.get()
+
+    def replay(
+        self,
+        *,
+        is_stopping: Callable[[], bool] = lambda: False,
+        after_each: Callable[[SpillFile], object] = lambda _: None,
+    ) -> Pass:
+        """Store every registered file. Raises psycopg.Error: what is stored until then stays so."""
+        waiting = WaitingBatches()
+        self._database.store(NoRows(), waiting)  # before the look at the files: what has one now cannot seem lost
+        files = self._directory.files()
+        known = ask(self._database, [file.header.batch for file in files])
+        stored = records = unregistered = 0
+        for file in files:
+            if is_stopping():
+                return Pass(stored, records, 0, unregistered)
+            fact = known.get(file.header.batch)
+            if fact is None:
+                unregistered += 1
+                continue
+            if fact.is_stored:  # its unlink was not reached, or a power loss undid it
+                self._log.debug("spill_was_stored", file=file.path.name)
+                self._directory.remove(file)
+            elif self._store(file, fact):
+                stored += 1
+                records += file.header.records
+            self.show_size()
+            after_each(file)
+        return Pass(stored, records, self._note_lost(waiting.found), unregistered)
+
+    def show_size(self) -> None:
+        """Set the gauges."""
+        files, size_bytes = self._directory.size()
+        self._counters.set("spill_files", files)
+        self._counters.set("spill_bytes", size_bytes)
+
+    def _store(self, file: SpillFile, fact: Known) -> bool:
+        """False if the file is gone, or not what was written."""
+        try:
+            parts = self._directory.read(file)
+            self._encode(parts, fact)
+        except FileNotFoundError:  # another process has stored it, or somebody removed it: the ledger tells
+            return False
+        except SegmentDamaged:
+            return False
+        except RingError as exc:
+            self._directory.move_aside(file.path, SegmentDamaged(str(exc)))
+            return False
+        claim = SegmentClaim(file.header.batch)
+        try:
+            self._database.store(self._batch, claim)
+        except psycopg.Error as exc:
+            if classify(exc) is not FailureKind.DATA:
+                raise
+            self._database.store_isolated(self._block, claim)
+        reach("recovery.after_commit")
+        self._log.debug("spill_stored", file=file.path.name, records=self._block.records)
+        self._directory.remove(file)
+        reach("recovery.removed")
+        self._counters.increment("batches_recovered")
+        self._counters.increment("records_recovered", self._block.records)
+        self._counters.increment("rows_committed", sum(self._batch.rows.values()))
+        return True
+
+    def _encode(self, parts: Sequence[tuple[Range, bytes]], fact: Known) -> None:
+        """Put the rows into the batch that are in the file only. Raises RingError for a record that cannot be."""
+        self._batch.clear()
+        self._block.clear()
+        for one, raw in parts:
+            after_seq = fact.after_seqs.get((one.ring, one.epoch), one.after_seq)
+            self._block.append_bytes(raw if after_seq <= one.after_seq else behind(raw, after_seq), ring=one.ring)
+        self._batch.append_block(self._block)
+
+    def _note_lost(self, waiting: Sequence[uuid.UUID]) -> int:
+        present = self._directory.batches()
+        if all(batch in present for batch in waiting):
+            return 0
+        claim = LostBatches(present, waiting)
+        self._database.store(NoRows(), claim)
+        for batch, records in claim.lost:
+            self._log.critical("spilled_batch_lost", batch=str(batch), records=records)
+        return len(claim.lost)
+
+
+def behind(raw: bytes, after_seq: int) -> bytes:
+    """Return the records of *raw* whose seq is greater than *after_seq*; their seqs rise."""
+    offset = 0
+    while offset < len(raw):
+        length, seq = int.from_bytes(raw[offset : offset + 4], "little"), raw[offset + 8 : offset + 16]
+        if int.from_bytes(seq, "little") > after_seq or not length:
+            break
+        offset += length
+    return raw[offset:]
+
+
+class LiveLoad:
+    """What the recovery knows of the live batches: it gives way to them."""
+
+    def __init__(self) -> None:
+        self.commit_s = 0.0  # how long the last one took
+        self.is_waiting = False  # one is being stored, or waits for it
+
+    def pause_s(self) -> float:
+        """How long to leave the database to them now."""
+        return min(self.commit_s, LONGEST_YIELD_S) if self.is_waiting else 0.0
+
+
+News = tuple[Level, str, str]  # level, code, message of an alert
+
+
+class RecoveryThread:
+    """Replays in a thread of its own, with its own connection, whenever it is allowed to and woken, or every so often.
+
+    What it has to tell waits in `news()` for the thread that may speak.
+    """
+
+    def __init__(self, replayer: Replayer, database: Store, load: LiveLoad, *, every_s: float, again_s: float) -> None:
+        self._replayer = replayer
+        self._database = database
+        self._load = load
+        self._every_s = every_s
+        self._again_s = again_s
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._allowed = False
+        self._error: BaseException | None = None
+        self._news: list[News] = []
+        self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
+        self._records = 0  # stored since the last time that all was drained
+        self._began_s = 0.0
+        self._is_interrupted = False
+        self._log = log.get()
+
+    def start(self) -> None:
+        """Begin; nothing is replayed before allow()."""
+        self._thread.start()
+
+    def allow(self, is_allowed: bool) -> None:
+        """Say whether the database is there, and every file registered."""
+        self._allowed = is_allowed
+        if is_allowed:
+            self._wake.set()
+
+    def news(self) -> list[News]:
+        """Return what there is to tell since the last call. Raises what ended the thread."""
+        if self._error is not None:
+            raise self._error
+        told, self._news = self._news, []
+        return told
+
+    def stop(self, timeout_s: float) -> None:
+        """End within *timeout_s*: after the present transaction, or by giving it up. Nothing is lost by that."""
+        self._stop.set()
+        self._wake.set()
+        if not self._thread.is_alive():
+            return
+        self._thread.join(timeout_s / 2)
+        if self._thread.is_alive():
+            self._database.cancel()
+            self._thread.join(timeout_s / 2)
+
+    def _run(self) -> None:
+        try:
+            wait_s: float | None = None
+            while not self._stop.is_set():
+                self._wake.wait(wait_s)
+                self._wake.clear()
+                wait_s = self._replay() if self._allowed and not self._stop.is_set() else None
+        except BaseException as exc:  # raised again by news(), in the thread that ends the role
+            self._error = exc
+        finally:
+            self._database.close()
+
+    def _replay(self) -> float:
+        """Store what waits; return when to look again."""
+        self._began_s = self._began_s or time.monotonic()
+        try:
+            done = self._replayer.replay(is_stopping=self._is_to_stop, after_each=self._give_way)
+        except psycopg.Error as exc:
+            if not self._is_interrupted and not self._stop.is_set():  # once, not each time that it is tried again
+                self._is_interrupted = True
+                self._log.warning("recovery_interrupted", sqlstate=exc.sqlstate, error=str(exc).strip())
+            return self._again_s
+        finally:
+            self._replayer.show_size()
+        self._is_interrupted = False
+        if done.lost:
+            self._news.append(("CRITICAL", "spilled_batch_lost", f"{done.lost} spill files are missing or damaged"))
+        if done.stored:
+            return 0.0  # there may be more by now
+        return self._note_drained(done)
+
+    def _note_drained(self, done: Pass) -> float:
+        self._database.close()  # until there is something to do again
+        if self._records and not done.unregistered:
+            took_s = time.monotonic() - self._began_s
+            self._log.info("spill_recovered", records=self._records, took_s=round(took_s, 1))
+            self._news.append(("INFO", "spill_recovered", f"{self._records} spilled records stored in {took_s:.1f} s"))
+            self._records = 0
+        self._began_s = 0.0
+        return self._every_s
+
+    def _is_to_stop(self) -> bool:
+        return self._stop.is_set() or not self._allowed
+
+    def _give_way(self, file: SpillFile) -> None:
+        self._records += file.header.records
+        pause_s = self._load.pause_s()
+        if pause_s:
+            self._stop.wait(pause_s)

@@ -1,0 +1,245 @@
+"""What the database knows of spill files: which batches wait in files, and which of them are stored.
+
+Registering a batch moves the cursors over it, in the transaction that notes that its file waits: live batches go on
+behind it at once. Storing it marks that note in the transaction of its rows. Both can be repeated as often as anybody
+likes, by any process: a batch is stored once.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import psycopg
+
+from daemon import log
+from daemon.sinks.database import ADD_GAPS, NEWEST_RECEIPT
+from daemon.sinks.segment import Header, Range
+
+Connection = psycopg.Connection[tuple[object, ...]]
+Ring = tuple[int, int]  # number, epoch
+
+BATCH_IS_KNOWN = "SELECT stored_at IS NOT NULL FROM spilled_batches WHERE batch = %s"
+START_CURSOR = "INSERT INTO ingest_cursor (ring, epoch, seq) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
+LOCK_CURSOR = "SELECT seq, updated_at FROM ingest_cursor WHERE ring = %s AND epoch = %s FOR UPDATE"
+MOVE_CURSOR = "UPDATE ingest_cursor SET seq = %s, updated_at = now() WHERE ring = %s AND epoch = %s"
+REGISTER = """
+INSERT INTO spilled_batches (batch, rings, epochs, after_seqs, through_seqs, records, first_recv, last_recv)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"""
+CLAIM = "UPDATE spilled_batches SET stored_at = now() WHERE batch = %s AND stored_at IS NULL"
+KNOWN = "SELECT batch, rings, epochs, after_seqs, stored_at IS NOT NULL FROM spilled_batches WHERE batch = ANY(%s)"
+WAITING = "SELECT batch FROM spilled_batches WHERE stored_at IS NULL AND lost_at IS NULL ORDER BY registered_at"
+MARK_LOST = """
+UPDATE spilled_batches SET lost_at = now() WHERE batch = %s AND stored_at IS NULL AND lost_at IS NULL
+RETURNING rings, records, first_recv, last_recv"""
+# Every stream that the lost batch may have had something of: those of its rings around its time.
+LOST_GAPS = """
+INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq)
+SELECT DISTINCT venue, market, symbol, kind, %(first)s::timestamptz, %(last)s::timestamptz, 'spill file lost',
+    NULL::float8, source, 0
+FROM ingest_ledger
+WHERE source = ANY(%(rings)s) AND minute BETWEEN %(first)s::timestamptz - INTERVAL '3 days'
+    AND %(last)s::timestamptz + INTERVAL '1 hour'"""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the database says about one batch."""
+
+    is_stored: bool
+    after_seqs: dict[Ring, int]  # of the records that are only in the file
+
+
+class RegisterClaim:
+    """Registers batches, oldest first, when its transaction begins; it takes no rows. For `Database.store`."""
+
+    part: ClassVar[str] = "registration"
+
+    def __init__(self, headers: Sequence[Header]) -> None:
+        self._headers = headers
+        self.passed: list[uuid.UUID] = []  # the cursors were beyond them: they had been stored before they were spilled
+        self.missing = 0  # records between a cursor and the batch behind it, which no file has
+
+    def take(self, connection: Connection) -> bool:
+        """Register what is not registered yet."""
+        self.passed, self.missing = [], 0
+        for header in self._headers:
+            if connection.execute(BATCH_IS_KNOWN, [header.batch]).fetchone() is None:
+                self._register(connection, header)
+        return True
+
+    def is_taken(self, connection: Connection) -> bool:
+        """Tell whether every batch is registered; one that the cursors had passed never is, and is looked at again."""
+        query = "SELECT count(*) FROM spilled_batches WHERE batch = ANY(%s)"
+        return connection.execute(query, [[header.batch for header in self._headers]]).fetchone() == (
+            len(self._headers),
+        )
+
+    def _register(self, connection: Connection, header: Header) -> None:
+        after_seqs = [self._effective_after(connection, one) for one in header.ranges]
+        if all(after >= one.through_seq for after, one in zip(after_seqs, header.ranges, strict=True)):
+            self.passed.append(header.batch)
+            return
+        connection.execute(
+            REGISTER,
+            [
+                header.batch,
+                [one.ring for one in header.ranges],
+                [one.epoch for one in header.ranges],
+                after_seqs,
+                [one.through_seq for one in header.ranges],
+                header.records,
+                _moment(min(one.first_recv_ns for one in header.ranges)),
+                _moment(max(one.last_recv_ns for one in header.ranges)),
+            ],
+        )
+        for after, one in zip(after_seqs, header.ranges, strict=True):
+            if after < one.through_seq:
+                connection.execute(MOVE_CURSOR, [one.through_seq, one.ring, one.epoch])
+
+    def _effective_after(self, connection: Connection, one: Range) -> int:
+        """Return the seq behind which the records of *one* are in its file only, and lock the ring's cursor."""
+        connection.execute(START_CURSOR, [one.ring, one.epoch, one.after_seq])
+        row = connection.execute(LOCK_CURSOR, [one.ring, one.epoch]).fetchone()
+        assert row is not None
+        cursor = int(str(row[0]))
+        if cursor < one.after_seq:
+            self._note_missing(connection, one, cursor, row[1])
+        elif one.after_seq < cursor < one.through_seq:
+            log.get().warning("spill_stored_in_part", ring=one.ring, after_seq=one.after_seq, cursor=cursor)
+        return max(cursor, one.after_seq)
+
+    def _note_missing(self, connection: Connection, one: Range, cursor: int, updated_at: object) -> None:
+        """A file between the cursor and this one is gone, or the database is older than both (a restored backup)."""
+        missing = one.after_seq - cursor
+        self.missing += missing
+        log.get().critical(
+            "records_missing_before_spill", ring=one.ring, epoch=one.epoch, after_seq=cursor, missing=missing
+        )
+        values = {"ring": one.ring, "updated_at": updated_at, "reason": "ring lapped"}
+        row = connection.execute(NEWEST_RECEIPT, values).fetchone()
+        assert row is not None
+        connection.execute(ADD_GAPS, {**values, "started": row[0]})
+
+
+class SegmentClaim:
+    """Marks one registered batch as stored; only one transaction ever can."""
+
+    part: ClassVar[str] = "recovery"
+
+    def __init__(self, batch: uuid.UUID) -> None:
+        self.batch = batch
+
+    def take(self, connection: Connection) -> bool:
+        """Mark it; False if it is stored already. Waits for another transaction that is just storing it."""
+        return connection.execute(CLAIM, [self.batch]).rowcount == 1
+
+    def is_taken(self, connection: Connection) -> bool:
+        """Tell whether it is stored."""
+        return connection.execute(BATCH_IS_KNOWN, [self.batch]).fetchone() == (True,)
+
+
+class KnownBatches:
+    """Asks which of *batches* the database knows. For `Database.store`, without rows."""
+
+    part: ClassVar[str] = "question"
+
+    def __init__(self, batches: Sequence[uuid.UUID]) -> None:
+        self._batches = batches
+        self.found: dict[uuid.UUID, Known] = {}
+
+    def take(self, connection: Connection) -> bool:
+        """Fill `found`."""
+        self.found = {}
+        for batch, rings, epochs, after_seqs, is_stored in connection.execute(KNOWN, [list(self._batches)]).fetchall():
+            assert isinstance(batch, uuid.UUID)
+            assert isinstance(rings, list)
+            assert isinstance(epochs, list)
+            assert isinstance(after_seqs, list)
+            after = dict(zip(zip(rings, epochs, strict=True), after_seqs, strict=True))
+            self.found[batch] = Known(bool(is_stored), after)
+        return True
+
+    def is_taken(self, connection: Connection) -> bool:
+        """Nothing was changed: ask again."""
+        return False
+
+
+class Cursors:
+    """Asks where the cursors are. For `Database.store`, without rows."""
+
+    part: ClassVar[str] = "question"
+
+    def __init__(self) -> None:
+        self.found: dict[Ring, int] = {}
+
+    def take(self, connection: Connection) -> bool:
+        """Fill `found`."""
+        rows = connection.execute("SELECT ring, epoch, seq FROM ingest_cursor").fetchall()
+        self.found = {(int(str(ring)), int(str(epoch))): int(str(seq)) for ring, epoch, seq in rows}
+        return True
+
+    def is_taken(self, connection: Connection) -> bool:
+        """Nothing was changed: ask again."""
+        return False
+
+
+class LostBatches:
+    """Notes the batches that wait according to the database, and that no file of *present* holds."""
+
+    part: ClassVar[str] = "lost"
+
+    def __init__(self, present: set[uuid.UUID], waiting: Sequence[uuid.UUID]) -> None:
+        self._gone = [batch for batch in waiting if batch not in present]
+        self.lost: list[tuple[uuid.UUID, int]] = []  # batch, records
+
+    def take(self, connection: Connection) -> bool:
+        """Mark them, and note a gap of each stream that they may have had something of."""
+        self.lost = []
+        for batch in self._gone:
+            row = connection.execute(MARK_LOST, [batch]).fetchone()
+            if row is not None:
+                rings, records, first, last = row
+                connection.execute(LOST_GAPS, {"rings": rings, "first": first, "last": last})
+                self.lost.append((batch, int(str(records))))
+        return True
+
+    def is_taken(self, connection: Connection) -> bool:
+        """Marked ones are not marked again: try again."""
+        return False
+
+
+class WaitingBatches:
+    """Asks which batches wait to be stored, oldest first. For `Database.store`, without rows."""
+
+    part: ClassVar[str] = "question"
+
+    def __init__(self) -> None:
+        self.found: list[uuid.UUID] = []
+
+    def take(self, connection: Connection) -> bool:
+        """Fill `found`."""
+        self.found = [batch for (batch,) in connection.execute(WAITING).fetchall() if isinstance(batch, uuid.UUID)]
+        return True
+
+    def is_taken(self, connection: Connection) -> bool:
+        """Nothing was changed: ask again."""
+        return False
+
+
+class NoRows:
+    """A batch without rows, for transactions that only claim."""
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """None."""
+        return {}
+
+    def block(self, table: str, /) -> memoryview:
+        """Never called."""
+        raise KeyError(table)
+
+
+def _moment(time_ns: int) -> datetime:
+    return datetime.fromtimestamp(time_ns / 1e9, UTC)

@@ -1,0 +1,115 @@
+"""Redis stopped, full, killed, and its publisher killed between EXEC and commit: the tables never notice."""
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from daemon.embedded import EmbeddedPostgres, EmbeddedRedis
+from tests.rig import Rig, wait_for
+
+RATE = 6_000.0
+KINDS = {"ticker.kr": "market_ticks", "orderbook.kr": "market_orderbook", "event.kr": "market_events"}
+
+
+def start(rig: Rig) -> None:
+    """Daemon and simulator, with small rings and streams."""
+    rig.start_simulator(rate=RATE)
+    text = rig.config_path.read_text()
+    faster = 'retry_max_s = 0.2\ntimeout_s = 0.5\nstreams = ["all"]\nstream_maxlen = 9999999'
+    text = text.replace("retry_max_s = 0.5", faster)
+    rig.config_path.write_text(text.replace("capacity_mb = 64", "capacity_mb = 4"))
+    rig.start_daemon()
+    wait_for(lambda: rig.total("records_received") > 0, f"first data: {rig.tail()}")
+
+
+@pytest.mark.requirement("F56", "QG-IT-01", "BP-01", "RDS-01")
+def test_whatever_happens_to_redis_the_tables_are_exact_and_every_message_is_published_or_accounted_for(
+    tmp_path: Path,
+    own_postgres: Callable[[], EmbeddedPostgres],
+    own_redis: Callable[[], EmbeddedRedis],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    points = tmp_path / "points"
+    points.mkdir()
+    monkeypatch.setenv("SISE_FAILPOINTS", str(points))
+    server = own_redis()
+    with Rig(tmp_path, own_postgres(), server, symbols=4) as rig:
+        start(rig)
+        rig.wait_received(2_000)
+
+        os.kill(server.pid, signal.SIGSTOP)  # longer than a ring lasts
+        wait_for(lambda: rig.total("records_dropped_on_redis") > 0, f"messages given up: {rig.tail()}")
+        os.kill(server.pid, signal.SIGCONT)
+        wait_for(lambda: rig.total("redis_connected") == 1, "Redis to be back")
+
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("maxmemory", "1")
+            rig.wait_received(3_000)
+            client.config_set("maxmemory", "0")
+
+        for point in ("publisher.before_send", "publisher.after_exec"):
+            # what a publisher has noticed and not counted yet dies with it: no loss may be on its way
+            wait_for(lambda: rig.total("publisher_lag_bytes") < 200_000, f"the backlog: {rig.tail()}")
+            (points / point).write_text("kill")
+            wait_for(lambda: not (points / point).exists(), f"the death at {point}")  # noqa: B023 - used at once
+            rig.wait_received(2_000)
+
+        server.kill()
+        rig.wait_received(3_000)
+        server.start()
+        rig.wait_received(2_000)
+
+        rig.stop_simulator()
+        assert rig.stop_daemon() == 0, rig.tail()
+        verdict = rig.compare()
+        assert verdict.is_exact, f"{verdict}\n{rig.tail()}"
+        compare_streams(rig, server)
+
+
+def compare_streams(rig: Rig, server: EmbeddedRedis) -> None:
+    """Each row of the tables is an entry of a stream, once and in order, or lies in a gap that its stream tells."""
+    dropped: Counter[str] = Counter()
+    told: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    with psycopg.connect(rig.postgres.dsn) as tables, redis.Redis.from_url(server.url) as client:
+        for channel, table in KINDS.items():
+            for ring in range(rig.workers):
+                query = f"SELECT seq FROM {table} WHERE source = %s ORDER BY seq"
+                stored = [seq for (seq,) in tables.execute(query, (ring,))]
+                found = client.xrange(f"stream:{channel}:{ring}")
+                added = [int(entry.split(b"-")[0]) for entry, fields in found if b"message" in fields]
+                assert added == sorted(set(added))
+                assert set(added) <= set(stored)
+                dropped[channel] += len(stored) - len(added)
+                missing = set(stored) - set(added)
+                for entry, fields in found:
+                    if b"gap" in fields:
+                        after, through = bounds(fields[b"gap"])
+                        assert entry == b"%d-1" % after
+                        missing -= set(range(after + 1, through + 1))
+                        told[channel] += json.loads(fields[b"gap"])["missing"] or 0
+                        reasons[json.loads(fields[b"gap"])["reason"]] += 1
+                assert not missing
+            assert int(client.get(f"published:count:{channel}") or 0) == sum(
+                client.xlen(f"stream:{channel}:{ring}") - gaps_in(client, channel, ring) for ring in range(rig.workers)
+            )
+            assert int(client.get(f"published:dropped:{channel}") or 0) == told[channel] or "lapped" in reasons
+    counters = rig.total("records_dropped_on_redis"), rig.total("publish_lapped")
+    assert dropped.total() == sum(counters), (dropped, told, reasons, counters)
+    assert told.total() > 0
+
+
+def gaps_in(client: redis.Redis, channel: str, ring: int) -> int:
+    return sum(b"gap" in fields for _, fields in client.xrange(f"stream:{channel}:{ring}"))
+
+
+def bounds(gap: bytes) -> tuple[int, int]:
+    found = json.loads(gap)
+    return found["after_seq"], found["through_seq"]

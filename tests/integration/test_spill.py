@@ -1,0 +1,289 @@
+"""The database is taken away from a writer and comes back: what SQL counts afterwards is what went into the rings."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from daemon.config import Database
+from daemon.embedded import EmbeddedPostgres
+from daemon.sinks.database import Database as RealDatabase
+from daemon.sinks.recovery import Replayer
+from daemon.sinks.spill import DIRECTORY, SpillDirectory
+from daemon.sinks.writer import new_batch
+from tests.integration.cutting_proxy import CuttingProxy
+from tests.integration.test_writer import (
+    CHILD,
+    MARKET_TABLES,
+    MIXTURE,
+    ROOT,
+    Rings,
+    RunningWriter,
+    drain,
+    execute,
+    query,
+    settings_for,
+    spilled_files,
+    stored,
+    wait_until,
+)
+from tests.integration.test_writer import (
+    make_rings as make_rings,
+)
+
+Servers = Callable[[], EmbeddedPostgres]
+WAITING = "SELECT count(*) FROM spilled_batches WHERE stored_at IS NULL"
+
+
+@contextmanager
+def writer_process(rings: Rings, dsn: str, points: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """The writer as a process whose failpoints can be armed; small batches, quick retries."""
+    points.mkdir(exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SISE_FAILPOINTS": str(points)}
+    command = [sys.executable, str(CHILD), dsn, str(rings.paths[0]), str(rings.directory / "counters"), "500", "5"]
+    with subprocess.Popen(command, env=environment) as child:
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
+
+
+def recovered(rings: Rings) -> bool:
+    return bool(rings.counters.get("batches_spilled")) and not spilled_files(rings)
+
+
+@pytest.mark.requirement("DLP-02", "DLP-03", "F46")
+def test_an_outage_is_spilled_completely_after_three_retries_and_stored_once_when_the_database_is_back(
+    make_rings: Callable[..., Rings], own_postgres: Servers
+) -> None:
+    rings = make_rings(2)
+    server = own_postgres()
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        rings.fill(100, mixture=MIXTURE)
+        wait_until(lambda: rings.counters.get("rows_committed") == 100)
+        server.stop("immediate")
+        for _ in range(10):
+            rings.fill(3_000, ring=0, mixture=MIXTURE)
+            rings.fill(2_000, ring=1, mixture=MIXTURE)
+        wait_until(lambda: rings.counters.get("records_spilled") == 50_000)
+        assert rings.counters.get("commit_retries") == 3
+        assert rings.counters.get("writer_lag_bytes") == 0
+        assert rings.counters.get("spill_files") == len(spilled_files(rings)) > 1
+        assert running.alerts.codes() == ["database_spilling"]
+
+        server.start()
+        rings.fill(500, mixture=MIXTURE)
+        wait_until(lambda: recovered(rings) and stored(server.dsn, *MARKET_TABLES)[0] == 50_600)
+        wait_until(lambda: running.alerts.codes() == ["database_spilling", "spill_recovered"])
+        assert running.stop() is True
+
+    assert stored(server.dsn, *MARKET_TABLES) == (50_600, 50_600)
+    assert rings.counters.get("records_recovered") == 50_000
+    assert rings.counters.get("rows_committed") == 50_600
+    assert rings.counters.get("spill_files") == rings.counters.get("spill_bytes") == 0
+    assert query(server.dsn, WAITING) == [(0,)]
+
+
+@pytest.mark.requirement("DLP-03")
+def test_replaying_twice_and_from_two_processes_stores_once(
+    make_rings: Callable[..., Rings], own_postgres: Servers, tmp_path: Path
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        wait_until(lambda: rings.counters.get("database_connected"))
+        server.stop("immediate")
+        rings.fill(2_000)
+        wait_until(lambda: rings.counters.get("records_spilled") == 2_000)
+        assert running.stop() is True
+    copies = {path: path.read_bytes() for path in spilled_files(rings)}
+    server.start()
+    drain(rings, server.dsn)
+    assert stored(server.dsn) == (2_000, 2_000)
+
+    for path, data in copies.items():
+        path.write_bytes(data)
+    execute(server.dsn, "UPDATE spilled_batches SET stored_at = NULL")
+    execute(server.dsn, "TRUNCATE market_ticks")
+
+    def replay() -> None:
+        directory = SpillDirectory(rings.directory / DIRECTORY, quota_bytes=0, min_free_bytes=0)
+        database = RealDatabase(Database(dsn=server.dsn))
+        Replayer(directory=directory, database=database, batch=new_batch(), counters=rings.counters).replay()
+        database.close()
+
+    both = [threading.Thread(target=replay) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(60)
+    assert stored(server.dsn) == (2_000, 2_000)
+
+    for path, data in copies.items():  # a power loss undid the unlink
+        path.write_bytes(data)
+    drain(rings, server.dsn)
+    assert stored(server.dsn) == (2_000, 2_000)
+    assert spilled_files(rings) == []
+
+
+@pytest.mark.requirement("F49", "DLP-03")
+def test_a_batch_whose_acknowledgement_was_lost_before_the_database_went_away_is_not_stored_again(
+    make_rings: Callable[..., Rings], postgres_dsn: str
+) -> None:
+    rings = make_rings()
+    with CuttingProxy(postgres_dsn) as proxy:
+        settings = settings_for(proxy.dsn, retry_delays_s=(0.01,), connect_timeout_s=1)
+        with RunningWriter(rings, settings) as running:
+            rings.fill(50)
+            wait_until(lambda: rings.counters.get("rows_committed") == 50)
+            wait_until(lambda: len(query(postgres_dsn, SESSIONS)) == 1)  # the recovery has nothing to ask
+            proxy.is_refusing_after_cut = True
+            proxy.cut = "answer"
+            rings.fill(70)
+            wait_until(lambda: rings.counters.get("batches_spilled") >= 1)
+            assert stored(postgres_dsn) == (120, 120)
+            proxy.is_refusing_after_cut = False
+            wait_until(lambda: not spilled_files(rings))
+            assert running.stop() is True
+
+    assert stored(postgres_dsn) == (120, 120)
+    assert query(postgres_dsn, "SELECT count(*) FROM spilled_batches") == [(0,)]
+
+
+SESSIONS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'sise writer'"
+
+
+@pytest.mark.requirement("DLP-01", "DLP-03", "F26")
+@pytest.mark.parametrize(
+    ("point", "is_away"),
+    [
+        ("writer.before_commit", False),
+        ("writer.after_commit", False),
+        ("spill.written", True),
+        ("spill.synced", True),
+        ("spill.renamed", True),
+        ("spill.directory_synced", True),
+        ("registration.before_commit", False),
+        ("recovery.registered", False),
+        ("recovery.before_commit", False),
+        ("recovery.after_commit", False),
+        ("recovery.removed", False),
+    ],
+)
+def test_a_writer_killed_at_any_point_loses_and_repeats_nothing(
+    make_rings: Callable[..., Rings], own_postgres: Servers, tmp_path: Path, point: str, is_away: bool
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    points = tmp_path / "points"
+    with writer_process(rings, server.dsn, points) as child:
+        rings.fill(1_000)
+        wait_until(lambda: rings.counters.get("rows_committed") == 1_000)
+        server.stop("immediate")
+        rings.fill(1_500)
+        wait_until(lambda: rings.counters.get("records_spilled") == 1_500)
+        if not is_away:
+            child.kill()
+            child.wait()
+
+    if not is_away:
+        server.start()
+    (points / point).write_text("kill")
+    with writer_process(rings, server.dsn, points) as child:
+        rings.fill(1_500)
+        assert child.wait(60) == -signal.SIGKILL
+    if is_away:
+        server.start()
+    drain(rings, server.dsn)
+
+    assert stored(server.dsn) == (4_000, 4_000)
+    assert spilled_files(rings) == []
+    assert not list((rings.directory / DIRECTORY).iterdir())
+
+
+@pytest.mark.requirement("F39", "F40", "BP-01")
+def test_where_nothing_can_be_spilled_the_records_stay_in_the_ring_and_it_goes_on_without_a_restart(
+    make_rings: Callable[..., Rings], own_postgres: Servers
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    directory = rings.directory / DIRECTORY
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        rings.fill(10)
+        wait_until(lambda: rings.counters.get("rows_committed") == 10)
+        directory.rmdir()
+        directory.write_text("in the way")
+        server.stop("immediate")
+        rings.fill(300)
+        wait_until(lambda: rings.counters.get("spill_failures") >= 2)
+        assert running.alerts.codes() == ["spill_impossible"]
+        assert rings.counters.get("writer_lag_bytes") > 0
+
+        directory.unlink()
+        wait_until(lambda: rings.counters.get("records_spilled") == 300)
+        server.start()
+        wait_until(lambda: stored(server.dsn)[0] == 310)
+        assert running.stop() is True
+    assert stored(server.dsn) == (310, 310)
+
+
+@pytest.mark.requirement("F44", "DLP-03")
+def test_a_database_that_is_away_at_the_start_and_has_more_than_the_ring_knows_gets_nothing_twice(
+    make_rings: Callable[..., Rings], own_postgres: Servers, tmp_path: Path
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    points = tmp_path / "points"
+    points.mkdir()
+    (points / "writer.after_commit").write_text("kill")  # the ring's own position stays behind
+    with writer_process(rings, server.dsn, points) as child:
+        rings.fill(400)
+        assert child.wait(60) == -signal.SIGKILL
+    in_database = stored(server.dsn)[0]
+    assert in_database > 0
+    server.stop("immediate")
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        rings.fill(200)
+        wait_until(lambda: rings.counters.get("records_spilled") == 600)
+        server.start()
+        wait_until(lambda: recovered(rings))
+        assert running.stop() is True
+
+    assert stored(server.dsn) == (600, 600)
+
+
+@pytest.mark.requirement("F43", "F42")
+def test_a_spill_file_that_is_lost_or_damaged_is_a_gap_and_no_obstacle(
+    make_rings: Callable[..., Rings], own_postgres: Servers
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        wait_until(lambda: rings.counters.get("database_connected"))
+        server.stop("immediate")
+        for count in range(1, 4):
+            rings.fill(1_000)
+            wait_until(lambda: rings.counters.get("records_spilled") == count * 1_000)  # noqa: B023 - awaited here
+        assert running.stop() is True
+    files = spilled_files(rings)
+    assert len(files) >= 3
+    data = bytearray(files[1].read_bytes())
+    data[-1] ^= 1
+    files[1].write_bytes(data)
+    server.start()
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        wait_until(lambda: "spilled_batch_lost" in running.alerts.codes())
+        wait_until(lambda: not [path for path in spilled_files(rings) if path.suffix == ".spill"])
+        assert running.stop() is True
+
+    rows, different = stored(server.dsn)
+    assert rows == different
+    assert 0 < rows < 3_000
+    assert query(server.dsn, "SELECT sum(records) FROM spilled_batches WHERE lost_at IS NOT NULL") == [(3_000 - rows,)]
