@@ -16,7 +16,8 @@ from daemon.errors import ConfigError, IngestError, first_line
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-ASKS_SERVERS = frozenset({"check", "migrate", "quarantine", "replay", "verify"})  # a server that is away is no bug of these
+# A server that is away is no bug of these.
+ASKS_SERVERS = frozenset({"check", "migrate", "quarantine", "replay", "verify", "recover"})
 
 config_option = click.option(
     "-c", "--config", "config_path", required=True, metavar="FILE", help="Settings; see `sise config init`."
@@ -144,6 +145,16 @@ def _parse_time(text: str | None) -> datetime.datetime | None:
 
 @main.command()
 @config_option
+def recover(config_path: str) -> None:
+    """Store what was spilled while the database was away, now; exit 1 if something remains."""
+    from daemon.sinks.recover_now import recover as store_all  # noqa: PLC0415
+
+    left = store_all(settings.load(config_path), tell=click.echo)
+    sys.exit(EXIT_FAILED if left else 0)
+
+
+@main.command()
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
 def status(config_path: str, as_json: bool) -> None:
     """State of the running daemon; exit 1 if it is degraded or does not run."""
@@ -189,7 +200,7 @@ def check(config_path: str) -> None:
 @click.option("--date", type=click.DateTime(["%Y-%m-%d"]), help="Of a file of text: day of receipt in Korea.")
 @click.option("--dry-run", is_flag=True, help="Do everything but keep nothing of it.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
-def replay(  # noqa: PLR0913 - one for each option
+def replay(
     config_path: str,
     speed: str,
     venue: str | None,

@@ -6,7 +6,16 @@ from pathlib import Path
 
 from daemon import log
 from daemon.errors import RingError, RingInUse
-from native_pipeline.ring import GATING, HEADER_BYTES, LAYOUT_VERSION, LOSSY, RingFile, RingReader, RingWriter, create_ring
+from native_pipeline.ring import (
+    GATING,
+    HEADER_BYTES,
+    LAYOUT_VERSION,
+    LOSSY,
+    RingFile,
+    RingReader,
+    RingWriter,
+    create_ring,
+)
 
 RINGS_DIR = "rings"
 SUFFIX = ".ring"

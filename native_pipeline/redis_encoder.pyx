@@ -381,7 +381,7 @@ cdef class PublishBatch:
         return memoryview(self)
 
     def keys_of(self, commands) -> list:
-        """Return what each of *commands* of the last payload is about, its first word behind the name; 0: behind MULTI."""
+        """Return the first word behind the name of each of *commands* of the last payload; 0: the one behind MULTI."""
         wanted = sorted(commands)
         cdef bytes text = self.buffer.data[:self.buffer.size]
         cdef Py_ssize_t at = len(_MULTI), end

@@ -335,9 +335,9 @@ cdef class RingFile:
     def check(self) -> dict:
         """Walk everything that the ring holds, also beside a running producer; return what was found.
 
-        {"begin", "end": positions; "records", "bytes"; "first_seq", "last_seq", "first_recv_ns", "last_recv_ns": 0 if there
-        is none; "missing": sequence numbers left out without a mark; "damaged": [(position, bytes)], the first 1,000;
-        "damaged_places", "damaged_bytes": of all}. What is overwritten meanwhile is not damage: the walk goes on behind.
+        {"begin", "end": positions; "records", "bytes"; "first_seq", "last_seq", "first_recv_ns", "last_recv_ns": 0 if
+        there is none; "missing": sequence numbers left out without a mark; "damaged": [(position, bytes)], the first
+        1,000; "damaged_places", "damaged_bytes": of all}. What is overwritten meanwhile is no damage: it goes on behind.
         """
         cdef const sise_record_header* record
         cdef sise_record_header header
@@ -615,7 +615,7 @@ cdef class RingWriter(RingFile):
                 write(self.wake_fds[i], &one, sizeof(one))
 
     def _recover(self):
-        """Find the end of the log, cut what is not whole, take over what was not published, recount what no ledger covers.
+        """Find the end of the log: cut what is not whole, take over what was not published, recount for the ledger.
 
         After a process's death the published records are whole by construction, and those behind them too, up to the
         one that it was writing: they are taken over. After a power loss (or any reboot: who knows) each page

@@ -28,13 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from daemon.config import Database as DatabaseSettings
 from daemon.embedded import EmbeddedPostgres
-from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
 from daemon.sinks import schema
-from daemon.sinks.database import Database
-from daemon.sinks.writer import Host, Writer
-from native_pipeline.copy_encoder import CopyBatch
+from daemon.sinks.host import Host
+from daemon.sinks.writer import new_batch, run
 from native_pipeline.counters import CountersBlock, create_counters_file
-from native_pipeline.records import GAP_REASONS, QUARANTINE_REASONS
 from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
 
 TRADE, BOOK = 1, 2
@@ -80,12 +77,6 @@ def server_cpu_s(server: EmbeddedPostgres) -> float:
     return own + sum(postmaster.cpu_times()[2:4])
 
 
-def new_batch() -> CopyBatch:
-    return CopyBatch(
-        venues=VENUE_NAMES, markets=MARKET_NAMES, quarantine_reasons=QUARANTINE_REASONS, gap_reasons=GAP_REASONS
-    )
-
-
 def make_file(ring: Path, table: str, rows: int, path: Path) -> None:
     """The same rows as one binary COPY file."""
     reader = GatingReader(ring, "baseline")
@@ -99,15 +90,10 @@ def make_file(ring: Path, table: str, rows: int, path: Path) -> None:
 
 def run_writer(ring: Path, dsn: str, counters: CountersBlock) -> float:
     """Drain the ring; return the CPU seconds it took."""
-    reader = GatingReader(ring, "writer")
     settings = DatabaseSettings(dsn=dsn)
     host = Host(wait=lambda _s: None, beat=lambda: None, stopping=lambda: True, drain_s=600.0)
     before = time.process_time()
-    database = Database(settings)
-    assert Writer(
-        readers=[reader], batch=new_batch(), database=database, settings=settings, counters=counters, host=host
-    ).run()
-    reader.close()
+    assert run(settings, [ring], counters, host, on_ready=lambda: None, spill_directory=ring.parent / "failed_batches")
     return time.process_time() - before
 
 

@@ -230,7 +230,8 @@ def publish_case(kind: str, rig: Rig, records: Sequence[Record], options: argpar
         "case": f"publish_{kind}", "messages": len(records), "messages_per_s": round(1e9 / wall_ns),
         "messages_per_s_min": round(1e9 / max(wall for wall, _ in sise)), "cpu_ns_per_message": round(cpu_ns),
         "with_streams_messages_per_s": round(1e9 / stream_wall_ns), "with_streams_cpu_ns": round(stream_cpu_ns),
-        "ratio_streams": round(wall_ns / stream_wall_ns, 2), "redis_py_messages_per_s": round(1e9 / base_wall_ns), "redis_py_cpu_ns_per_message": round(base_cpu_ns),
+        "ratio_streams": round(wall_ns / stream_wall_ns, 2),
+        "redis_py_messages_per_s": round(1e9 / base_wall_ns), "redis_py_cpu_ns_per_message": round(base_cpu_ns),
         "ratio_messages_per_s": round(base_wall_ns / wall_ns, 1), "ratio_cpu": round(base_cpu_ns / cpu_ns, 1),
     }  # fmt: skip
 

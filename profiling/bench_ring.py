@@ -29,7 +29,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -42,7 +42,8 @@ BATCH = 64  # records per publish: a network read of a busy socket
 SYMBOLS = 200
 RECV_NS = 1_763_596_801_123_456_789
 QUEUE_RECORDS = 100_000
-WAL_SYNC_MODES = ("off", "1s", "batch")
+WalSync = Literal["off", "1s", "batch"]
+WAL_SYNC_MODES: tuple[WalSync, ...] = ("off", "1s", "batch")
 PACED_GROUPS = 1_000
 PACE_S = 0.002
 
@@ -81,7 +82,7 @@ setup(name="ring_loops", packages=[], script_args=["-q", "build_ext", "--build-l
         sys.exit(f"cannot build {source}:\n{done.stderr}")
 
 
-def produce(path: str, count: int, batch: int, wal_sync: str) -> None:
+def produce(path: str, count: int, batch: int, wal_sync: WalSync) -> None:
     """Body of the producer process: waits for a line, produces, prints the seconds it took and the volumes' sum."""
     loops = native_loops()
     writer = RingWriter(path, syncs_first=wal_sync == "batch")
@@ -106,8 +107,16 @@ def ring_run(directory: Path, count: int, capacity_mb: int, batch: int, wal_sync
     try:
         with subprocess.Popen(
             [
-                sys.executable, __file__, "--produce", str(path),
-                "--records", str(count), "--batch", str(batch), "--mode", wal_sync,
+                sys.executable,
+                __file__,
+                "--produce",
+                str(path),
+                "--records",
+                str(count),
+                "--batch",
+                str(batch),
+                "--mode",
+                wal_sync,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -136,7 +145,7 @@ def ring_run(directory: Path, count: int, capacity_mb: int, batch: int, wal_sync
         path.unlink()
 
 
-def age_run(directory: Path, wal_sync: str) -> dict[str, float]:
+def age_run(directory: Path, wal_sync: WalSync) -> dict[str, float]:
     """Age in the ring, in us, of groups at a steady pace; the consumer looks without pause."""
     path = directory / f"age-{time.monotonic_ns()}.ring"
     create_ring(path, ring=0, capacity_bytes=16 << 20, consumers=(("writer", GATING),))

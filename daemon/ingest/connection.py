@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import msgspec
 
 from daemon.errors import InvariantBroken
 from daemon.ingest.venues.venue import SessionFault
-
-if TYPE_CHECKING:
-    from daemon.config import Ingest
 
 # A session that has streamed this long ends the series of failures before it: the next loss starts with short delays.
 # Shorter, and a venue that accepts and then kicks would be asked at full speed for ever.
@@ -160,16 +157,6 @@ class Times(TypedDict):
     backoff_max_s: float
     slot_held_backoff_s: float
     link_timeout_s: float
-
-
-def times_of(settings: Ingest) -> Times:
-    """Return those of *settings* that a connection goes by."""
-    return Times(
-        backoff_first_s=settings.backoff_first_s,
-        backoff_max_s=settings.backoff_max_s,
-        slot_held_backoff_s=settings.slot_held_backoff_s,
-        link_timeout_s=settings.link_timeout_s,
-    )
 
 
 class Connection:

@@ -49,7 +49,7 @@ def stream_of(venue: str, planned: PlannedSubscription) -> Stream:
 
 MOVED = "moved"  # no state of a subscription: it has none here any more
 # A session remembers so many registrations that went elsewhere, for `sise status`.
-MAX_DECLINED = 1_000
+MAX_DECLINED = 100
 # What an open market is expected to send without long pauses.
 CONTINUOUS_KINDS = ("trade", "orderbook")
 

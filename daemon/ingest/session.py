@@ -21,6 +21,7 @@ from daemon.ingest.link import Link
 from daemon.ingest.registrar import Registrar
 from daemon.ingest.repeated_warnings import RepeatedWarnings
 from daemon.ingest.router import route
+from daemon.ingest.session_times import connection_times, watchdog_limits
 from daemon.ingest.subscription_states import SubscriptionStatistics
 from daemon.ingest.venues import VENUE_IDS
 from daemon.ingest.venues.venue import (
@@ -33,7 +34,7 @@ from daemon.ingest.venues.venue import (
     Unsubscribed,
 )
 from daemon.ingest.watchdog import Action as WatchdogAction
-from daemon.ingest.watchdog import DataWatchdog, Limits
+from daemon.ingest.watchdog import DataWatchdog
 from native_pipeline.frame_listener import FrameListener
 from native_pipeline.records import BAD_CONTROL
 
@@ -94,11 +95,11 @@ class Session:
         self._around = around
         self._log = around.log.bind(venue=venue.name, account=account.name)
         self._connection = Connection(
-            random=around.random, needs_login=venue.needs_login, **states.times_of(around.settings)
+            random=around.random, needs_login=venue.needs_login, **connection_times(around.settings)
         )
         limit = account.max_subscriptions or venue.default_max_subscriptions
         self.registrar = Registrar(number, planned, limit=limit, venue=venue, around=around, send=self._send)
-        self._watchdog = DataWatchdog(Limits.of(around.settings))
+        self._watchdog = DataWatchdog(watchdog_limits(around.settings))
         self._last_data_ns = 0  # of the link, as last seen
         self._last_data_at = float("-inf")
         self._keep_alive_at = 0.0
@@ -133,8 +134,8 @@ class Session:
     def set_settings(self, settings: IngestSettings) -> None:
         """Go by *settings* from now on; what is on its way, and a pause that has begun, keep theirs."""
         self._around = msgspec.structs.replace(self._around, settings=settings)
-        self._connection.set_times(**states.times_of(settings))
-        self._watchdog.set_limits(Limits.of(settings))
+        self._connection.set_times(**connection_times(settings))
+        self._watchdog.set_limits(watchdog_limits(settings))
         self.registrar.set_settings(self._around)
 
     def tick(self, now: float) -> None:

@@ -10,12 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING
 
 import msgspec
-
-if TYPE_CHECKING:
-    from daemon.config import Ingest
 
 GROWTH = 2.0  # of the pause before each further reconnect
 MAX_DOUBLINGS = 16  # beyond, a float would overflow one day
@@ -81,15 +77,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     resubscribe_s: float = 120.0
     reconnect_s: float = 180.0
     reconnect_max_s: float = 3600.0
-
-    @classmethod
-    def of(cls, settings: Ingest) -> Limits:
-        """Return those that the *settings* say."""
-        return cls(
-            warn_s=settings.data_warn_s,
-            resubscribe_s=settings.data_resubscribe_s,
-            reconnect_s=settings.data_reconnect_s,
-        )
 
 
 class DataWatchdog:

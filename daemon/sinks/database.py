@@ -272,9 +272,11 @@ class Database:
     @contextlib.contextmanager
     def _transaction(self, connection: Connection) -> Iterator[None]:
         """A transaction that survives a crash of the server once it is committed, and that never waits for ever."""
-        with connection.transaction():
+        with connection.transaction() as transaction:
             connection.execute(SETTINGS, [f"{self._settings.statement_timeout_s}s", LOCK_TIMEOUT, True])
             yield
+        if transaction.status is not transaction.Status.COMMITTED:  # psycopg leaves a lost connection silently
+            raise psycopg.OperationalError("the connection was lost before the commit")
 
     def _discarding_on_failure(self, connection: Connection) -> "_Discarding":
         return _Discarding(self, connection)

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import psycopg
 
 from daemon import log
-from daemon.alerts import Level
+from daemon.alerts import Level, NullAlerts
 from daemon.errors import RingError
 from daemon.failpoints import reach
-from daemon.sinks.database import Batch, Claim, FailureKind, Fenced, Ring, classify
+from daemon.sinks import isolation
+from daemon.sinks.database import Batch, Claim, FailureKind, Fenced, Isolated, Ring, classify
 from daemon.sinks.host import Counters
 from daemon.sinks.segment import Range, SegmentDamaged
 from daemon.sinks.spill import SpillDirectory, SpillFile
@@ -46,7 +47,7 @@ class Store(Protocol):
     def store(self, batch: Batch, claim: Claim, /) -> None:
         """Store the rows under the claim."""
 
-    def store_isolated(self, block: RecordBlock, claim: Claim, /) -> object:
+    def store_isolated(self, block: RecordBlock, claim: Claim, /) -> Isolated:
         """Store the rows that the server takes, the others in quarantine."""
 
     def cancel(self) -> None:
@@ -220,7 +221,7 @@ class Replayer:
         except psycopg.Error as exc:
             if classify(exc) is not FailureKind.DATA:
                 raise
-            self._database.store_isolated(self._block, claim)
+            isolation.report(self._database.store_isolated(self._block, claim), self._counters, NullAlerts())
         reach("recovery.after_commit")
         self._log.debug("spill_stored", file=file.path.name, records=self._block.records)
         self._directory.remove(file)

@@ -65,8 +65,7 @@ class RegisterClaim:
         """Register what is not registered yet."""
         self.passed, self.missing = [], 0
         for header in self._headers:
-            if connection.execute(BATCH_IS_KNOWN, [header.batch]).fetchone() is None:
-                self._register(connection, header)
+            self._register(connection, header)
         return True
 
     def is_taken(self, connection: Connection) -> bool:
@@ -78,6 +77,10 @@ class RegisterClaim:
 
     def _register(self, connection: Connection, header: Header) -> None:
         after_seqs = [self._effective_after(connection, one) for one in header.ranges]
+        # Asked behind the locks: a killed predecessor's registration may be committed by the server only now, and
+        # its moved cursor alone would look as if the batch itself had been stored.
+        if connection.execute(BATCH_IS_KNOWN, [header.batch]).fetchone() is not None:
+            return
         if all(after >= one.through_seq for after, one in zip(after_seqs, header.ranges, strict=True)):
             self.passed.append(header.batch)
             return

@@ -30,7 +30,8 @@ from daemon.config import Spill as SpillSettings
 from daemon.failpoints import reach
 from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
 from daemon.rings import noticing_new_rings, ring_paths
-from daemon.sinks.database import Advance, CursorAdvances, Database, FailureKind, Ring, classify
+from daemon.sinks import isolation
+from daemon.sinks.database import Advance, CursorAdvances, Database, FailureKind, Isolated, Ring, classify
 from daemon.sinks.errands import IDLE_WAIT_S, Errands
 from daemon.sinks.host import Clock, Counters, DrainDeadline, Host, host_of
 from daemon.sinks.outage import Outage, SpillParts, State
@@ -93,6 +94,7 @@ class Writer:
         self._errands = Errands(host, clock)
         self._outage = Outage(spilling, errands=self._errands, counters=counters, host=host, clock=clock)
         self._record_bytes = 1.0  # mean size of a record in the last batch
+        self._isolated = Isolated()  # what became of the present batch, if it was taken apart
         self._log = log.get()
 
     def run(self) -> bool:
@@ -273,7 +275,7 @@ class Writer:
                 reader.seek_after(self._cursors[ring])
                 block.append_from(reader, self._reached[ring])  # type: ignore[arg-type] # the native ones, together
                 self._damaged[ring] = reader.corrupt_records  # seen for the second time
-        self._database.store_isolated(block, claim)
+        self._isolated = self._database.store_isolated(block, claim)
         return True
 
     def _give_back(self) -> None:
@@ -291,6 +293,8 @@ class Writer:
         self._counters.increment("batches_committed")
         self._counters.set("last_commit_ns", now_ns)
         self._batch.observe_ages(self._counters, AGE_HISTOGRAM, now_ns)
+        isolation.report(self._isolated, self._counters, self._spilling.alerts)
+        self._isolated = Isolated()
 
     def _maintain_hourly(self) -> None:
         """Only between batches. A failure is no reason to stop storing: the default partition takes every row."""

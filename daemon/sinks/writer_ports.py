@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any, Protocol
 
-from daemon.sinks.database import Batch, Claim, Ring
+from daemon.sinks.database import Batch, Claim, Isolated, Ring
 from native_pipeline.record_block import RecordBlock
 
 
@@ -93,7 +93,7 @@ class Store(Protocol):
     def store(self, batch: Batch, claim: Claim, /) -> None:
         """Store the rows and take the claim: move the cursors."""
 
-    def store_isolated(self, block: RecordBlock, claim: Claim, /) -> object:
+    def store_isolated(self, block: RecordBlock, claim: Claim, /) -> Isolated:
         """Store the rows that the server takes, the others in quarantine."""
 
     def maintain(self, today: date, /) -> None:

@@ -85,6 +85,9 @@ def _numbers(status: Summary) -> Iterator[str]:
         f"{found['duplicates_dropped']:,} duplicates dropped, {found['publish_lapped']:,} messages not published"
     )
     yield from _reconciled(status.get("reconcile", {}))
+    spilled = status.get("spilled", {"files": 0})
+    if spilled["files"]:
+        yield f"spilled: {spilled['files']:,} files, {mib(spilled['bytes'])} wait for the database"
     alerts = status["alerts"]
     yield (
         f"alerts: {alerts['raised']:,} raised, {alerts['published']:,} published, "

@@ -17,7 +17,8 @@ PUBLISHER = """
 """
 WRITER = """
     rows_committed batches_committed commit_retries database_connected writer_lag_bytes writer_lag_records writer_lapped
-    last_commit_ns corrupt_records
+    last_commit_ns corrupt_records batches_spilled records_spilled spill_files spill_bytes spill_failures
+    batches_recovered records_recovered rows_refused rows_already_stored
 """
 COUNTERS_OF = {
     role: frozenset(f"{names} {ALL}".split())

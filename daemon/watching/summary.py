@@ -34,6 +34,7 @@ def summarize(  # Any: JSON
         "age_us": ages.between(history[0], now),
         "completeness": {name: total(now, name) for name in COMPLETENESS},
         "reconcile": {"minutes": total(now, "minutes_reconciled"), **(now.reconcile or {})},
+        "spilled": {"files": total(now, "spill_files"), "bytes": total(now, "spill_bytes")},
         "alerts": {name.removeprefix("alerts_"): total(now, name) for name in ALERTS},
         "markets": [_market(now, market) for market in markets],
         "processes": [_process(now, process) for process in now.processes],

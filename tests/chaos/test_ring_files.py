@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,6 +14,13 @@ from daemon.rings import ring_path
 from tests.rig import Rig, running, wait_for
 
 RATE = 1_500.0
+
+
+class SyncingRig(Rig):
+    """Nothing is stored or published before it is on the disk."""
+
+    def _config(self, address: dict[str, Any]) -> str:
+        return super()._config(address).replace("capacity_mb = 64", 'capacity_mb = 64\nwal_sync = "batch"')
 
 
 @pytest.fixture
@@ -91,3 +99,21 @@ def test_a_ring_file_deleted_or_cut_while_nothing_runs_does_not_stop_the_next_st
     with psycopg.connect(rig.postgres.dsn) as connection:
         rows = connection.execute("SELECT DISTINCT source FROM feed_gaps WHERE reason = 'ring lost'").fetchall()
     assert {row[0] for row in rows} == {0, 1}
+
+
+@pytest.mark.requirement("F26", "F27", "CH-PROC-01", "DLP-01")
+def test_with_group_commit_killed_workers_and_writers_lose_and_double_nothing(
+    tmp_path: Path, own_postgres: Callable[[], EmbeddedPostgres], own_redis: Callable[[], EmbeddedRedis]
+) -> None:
+    with SyncingRig(tmp_path, own_postgres(), own_redis()) as rig, running(rig, rate=RATE):
+        for role in ("worker", "writer", "worker"):
+            rig.wait_received(1_000)
+            killed = wait_for(lambda: rig.kill_roles(signal.SIGKILL, role), f"a {role} to kill")  # noqa: B023
+            wait_for(lambda: set(rig.pids(role)) - set(killed), f"another {role}")  # noqa: B023
+        rig.wait_received(1_000)
+        rig.stop_simulator()
+        assert rig.stop_daemon() == 0, rig.tail()
+
+        verdict = rig.compare()
+        assert verdict.is_exact, f"{verdict}\n{rig.tail()}"
+    assert '"batch"' in rig.log_path.read_text() or "wal_sync=batch" in rig.log_path.read_text()

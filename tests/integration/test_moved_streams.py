@@ -26,8 +26,6 @@ __all__ = ["bench", "lines"]  # fixtures
 SECOND_NS = 1_000_000_000
 EARLIER_NS = 1_700_000_000 * SECOND_NS
 
-# ruff: noqa: SIM117 - the server first, then the worker that talks to it
-
 
 class Records:
     """What the worker keeps of registrations that a session could not have."""

@@ -364,25 +364,123 @@ def test_what_concerns_every_row_is_never_taken_apart_and_stored_after_the_repai
     assert bench.seqs() == seqs
 
 
-@pytest.mark.requirement("F53")
-def test_a_role_without_the_right_to_write_stores_after_it_was_granted(bench: Bench) -> None:
+@pytest.fixture
+def poor(bench: Bench) -> Iterator[str]:
+    """The address of the database for a role that may only move cursors."""
     bench.execute(
         "DROP ROLE IF EXISTS poor",
         "CREATE ROLE poor LOGIN PASSWORD 'poor'",
         "GRANT SELECT, UPDATE ON ingest_cursor TO poor",
     )
-    seqs = bench.put(Trade())
     target = urlsplit(bench.dsn)
-    host = target.netloc.rpartition("@")[2]
-    bench.connect(urlunsplit(target._replace(netloc=f"poor:poor@{host}")))
+    yield urlunsplit(target._replace(netloc=f"poor:poor@{target.netloc.rpartition('@')[2]}"))
+    bench.database.close()
+    bench.execute("DROP OWNED BY poor", "DROP ROLE poor")
+
+
+@pytest.mark.requirement("F53")
+def test_a_role_without_the_right_to_write_stores_after_it_was_granted(bench: Bench, poor: str) -> None:
+    seqs = bench.put(Trade())
+    bench.connect(poor)
 
     assert bench.failure() == ("42501", FailureKind.SETUP)
 
     bench.execute("GRANT INSERT ON market_ticks TO poor")
     bench.store()
     assert bench.seqs() == seqs
-    bench.database.close()
-    bench.execute("DROP OWNED BY poor", "DROP ROLE poor")
+
+
+@pytest.mark.requirement("F51")
+def test_many_bad_rows_need_no_right_to_make_temporary_tables(bench: Bench, poor: str) -> None:
+    seqs = bench.put(*every_third_bad()[:300])
+    bench.execute(
+        NO_BAD_VOLUME,
+        f"REVOKE TEMPORARY ON DATABASE {urlsplit(bench.dsn).path[1:]} FROM PUBLIC",
+        "GRANT INSERT ON market_ticks, quarantine TO poor",
+    )
+    bench.connect(poor)
+
+    assert bench.store_isolated().refused == 100
+
+    assert bench.seqs() == [seq for row, seq in enumerate(seqs) if row % 3]
+
+
+MANY_BAD = 2_000  # far more than are looked for in parts
+
+
+def every_third_bad(*last: int) -> list[Record]:
+    """Rows of which every third is bad, and at the end one for each volume of *last*."""
+    volumes = [*(BAD_VOLUME if row % 3 == 0 else 1 for row in range(MANY_BAD)), *last]
+    return [Trade(price=(row + 1, 0), volume=(volume, 0)) for row, volume in enumerate(volumes)]
+
+
+@pytest.mark.requirement("F51")
+@pytest.mark.parametrize(
+    "rule",
+    [
+        NO_BAD_VOLUME,
+        trigger(f"IF NEW.volume = {BAD_VOLUME} THEN RAISE 'no'; END IF;"),
+        trigger("ASSERT NEW.volume = 1;"),
+    ],
+    ids=["check", "raise", "assert"],
+)
+def test_many_bad_rows_are_told_from_the_good_ones(bench: Bench, rule: str) -> None:
+    seqs = bench.put(*every_third_bad())
+    bench.execute(rule)
+
+    isolated = bench.store_isolated()
+
+    assert isolated.refused == len(seqs[::3])
+    assert bench.seqs() == [seq for row, seq in enumerate(seqs) if row % 3]
+    assert [row["seq"] for row in bench.refused()] == seqs[::3]
+
+
+@pytest.mark.requirement("F51", "F52")
+def test_among_many_bad_rows_those_stored_already_and_those_of_a_taken_key_are_told_apart(bench: Bench) -> None:
+    seqs = bench.put(*every_third_bad(), Trade(price=(2, 0)))
+    with psycopg.connect(bench.dsn) as connection:
+        batch = new_batch()
+        batch.append_block(bench.block(), MANY_BAD - 1, MANY_BAD)
+        isolation.copy_rows(connection, "market_ticks", batch)
+    bench.execute("CREATE UNIQUE INDEX ON market_ticks (time, symbol, price)", NO_BAD_VOLUME)
+
+    isolated = bench.store_isolated()
+
+    assert (isolated.refused, isolated.already_stored) == (len(seqs[:MANY_BAD:3]) + 1, 1)
+    assert bench.seqs() == [seq for row, seq in enumerate(seqs[:MANY_BAD]) if row % 3]
+    assert [row["seq"] for row in bench.refused()] == [*seqs[:MANY_BAD:3], seqs[-1]]
+
+
+@pytest.mark.requirement("F53")
+@pytest.mark.parametrize(
+    ("what", "state"),
+    [("RAISE insufficient_privilege;", "42501"), ("RETURN NULL;", None), ("RAISE disk_full;", "53100")],
+)
+def test_what_concerns_every_row_is_seen_behind_many_bad_ones_too(bench: Bench, what: str, state: str | None) -> None:
+    bench.put(*every_third_bad(777))
+    bad = f"IF NEW.volume = {BAD_VOLUME} THEN RAISE 'no'; END IF; IF NEW.volume = 777 THEN {what} END IF;"
+    bench.execute(trigger(bad))
+
+    kind = FailureKind.AWAY if state == "53100" else FailureKind.SETUP
+    assert bench.failure(bench.store_isolated) == (state, kind)
+
+    assert bench.seqs() == []
+    assert bench.refused() == []
+
+
+@pytest.mark.requirement("F51")
+def test_a_constraint_that_is_looked_at_only_at_the_commit_refuses_rows_like_any_other(bench: Bench) -> None:
+    seqs = bench.put(Trade(symbol=b"KNOWN"), Trade(symbol=b"STRANGE"), Trade(symbol=b"KNOWN"))
+    bench.execute(
+        "CREATE TABLE listed (symbol text PRIMARY KEY)",
+        "INSERT INTO listed VALUES ('KNOWN')",
+        "ALTER TABLE market_ticks ADD FOREIGN KEY (symbol) REFERENCES listed DEFERRABLE INITIALLY DEFERRED",
+    )
+    assert bench.failure() == ("23503", FailureKind.DATA)
+
+    assert bench.store_isolated().refused == 1
+
+    assert bench.seqs() == [seqs[0], seqs[2]]
 
 
 @pytest.mark.requirement("F52")

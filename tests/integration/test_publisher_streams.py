@@ -27,7 +27,8 @@ def rig(tmp_path: Path) -> Any:
 
 def entries(url: str, key: str = "stream:ticker.kr:0") -> list[Entry]:
     with redis.Redis.from_url(url, decode_responses=True) as client:
-        return client.xrange(key)
+        found: list[Entry] = client.xrange(key)
+        return found
 
 
 def seqs_of(found: list[Entry]) -> list[int]:

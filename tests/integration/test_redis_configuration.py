@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from daemon.config import Config
+from daemon.config import Account, Config, Database, Feed
 from daemon.config import Redis as RedisSettings
 from daemon.embedded import EmbeddedRedis
 from daemon.preflight import run_checks
@@ -23,8 +23,14 @@ EXPECTED = {
 
 
 def finding(url: str, directory: Path) -> tuple[bool, str]:
-    config = Config(data_dir=str(directory), redis=RedisSettings(url=url))
-    [found] = [found for found in run_checks(config, make_plan(config)) if found.name == "redis"]
+    config = Config(
+        data_dir=str(directory),
+        redis=RedisSettings(url=url),
+        database=Database(dsn="postgresql://sise@127.0.0.1:1/sise"),
+        accounts=(Account(name="a", venue="upbit"),),
+        feeds=(Feed(account="a", market="crypto", kinds=("trade",), symbols=("KRW-BTC",)),),
+    )
+    found = next(found for found in run_checks(config, make_plan(config)) if found.name == "redis")
     return found.is_fine, found.note
 
 

@@ -7,8 +7,9 @@ import signal
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -29,7 +30,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 @contextlib.contextmanager
-def client_of(server: EmbeddedRedis) -> Iterator[redis.Redis]:
+def client_of(server: EmbeddedRedis) -> Iterator[Any]:  # Any: redis-py types replies for every protocol at once
     with redis.Redis.from_url(server.url, decode_responses=True) as client:
         yield client
 
@@ -62,7 +63,8 @@ def demote(server: EmbeddedRedis, host: str = "127.0.0.1", port: str = "1") -> N
         client.execute_command("REPLICAOF", host, port)
 
 
-TROUBLES = {
+Act = Callable[[EmbeddedRedis], None]
+TROUBLES: dict[str, tuple[Act, Act]] = {
     "OOM": (lambda server: configure(server, maxmemory="1"), lambda server: configure(server, maxmemory="0")),
     "MISCONF": (refuse_to_save, save_again),
     "READONLY": (demote, lambda server: demote(server, "NO", "ONE")),
@@ -99,6 +101,8 @@ def test_however_long_redis_takes_nothing_memory_is_bounded_and_what_is_given_up
 ) -> None:
     rig = Rig(tmp_path, capacity_bytes=SMALL_RING)
     server = own_redis()
+    begin: Act
+    end: Act
     begin, end = (
         TROUBLES["OOM"]
         if trouble == "OOM"

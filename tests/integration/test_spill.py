@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config import Database
+from daemon.config import Config, Database
 from daemon.embedded import EmbeddedPostgres
 from daemon.sinks.database import Database as RealDatabase
+from daemon.sinks.recover_now import recover
 from daemon.sinks.recovery import Replayer
 from daemon.sinks.spill import DIRECTORY, SpillDirectory
 from daemon.sinks.writer import new_batch
+from tests.integration import test_writer
 from tests.integration.cutting_proxy import CuttingProxy
 from tests.integration.test_writer import (
     CHILD,
@@ -33,10 +35,8 @@ from tests.integration.test_writer import (
     stored,
     wait_until,
 )
-from tests.integration.test_writer import (
-    make_rings as make_rings,
-)
 
+make_rings = test_writer.make_rings
 Servers = Callable[[], EmbeddedPostgres]
 WAITING = "SELECT count(*) FROM spilled_batches WHERE stored_at IS NULL"
 
@@ -69,24 +69,26 @@ def test_an_outage_is_spilled_completely_after_three_retries_and_stored_once_whe
         rings.fill(100, mixture=MIXTURE)
         wait_until(lambda: rings.counters.get("rows_committed") == 100)
         server.stop("immediate")
+        rings.fill(100, mixture=MIXTURE)
+        wait_until(lambda: rings.counters.get("records_spilled") == 100)
+        assert rings.counters.get("commit_retries") == 3
         for _ in range(10):
             rings.fill(3_000, ring=0, mixture=MIXTURE)
             rings.fill(2_000, ring=1, mixture=MIXTURE)
-        wait_until(lambda: rings.counters.get("records_spilled") == 50_000)
-        assert rings.counters.get("commit_retries") == 3
+        wait_until(lambda: rings.counters.get("records_spilled") == 50_100)
         assert rings.counters.get("writer_lag_bytes") == 0
         assert rings.counters.get("spill_files") == len(spilled_files(rings)) > 1
         assert running.alerts.codes() == ["database_spilling"]
 
         server.start()
         rings.fill(500, mixture=MIXTURE)
-        wait_until(lambda: recovered(rings) and stored(server.dsn, *MARKET_TABLES)[0] == 50_600)
+        wait_until(lambda: recovered(rings) and stored(server.dsn, *MARKET_TABLES)[0] == 50_700)
         wait_until(lambda: running.alerts.codes() == ["database_spilling", "spill_recovered"])
         assert running.stop() is True
 
-    assert stored(server.dsn, *MARKET_TABLES) == (50_600, 50_600)
-    assert rings.counters.get("records_recovered") == 50_000
-    assert rings.counters.get("rows_committed") == 50_600
+    assert stored(server.dsn, *MARKET_TABLES) == (50_700, 50_700)
+    assert rings.counters.get("records_recovered") == rings.counters.get("records_spilled") >= 50_100
+    assert rings.counters.get("rows_committed") == 50_700
     assert rings.counters.get("spill_files") == rings.counters.get("spill_bytes") == 0
     assert query(server.dsn, WAITING) == [(0,)]
 
@@ -287,3 +289,28 @@ def test_a_spill_file_that_is_lost_or_damaged_is_a_gap_and_no_obstacle(
     assert rows == different
     assert 0 < rows < 3_000
     assert query(server.dsn, "SELECT sum(records) FROM spilled_batches WHERE lost_at IS NOT NULL") == [(3_000 - rows,)]
+
+
+@pytest.mark.requirement("DLP-03")
+def test_sise_recover_registers_and_stores_everything_while_the_daemon_is_stopped(
+    make_rings: Callable[..., Rings], own_postgres: Servers
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        wait_until(lambda: rings.counters.get("database_connected"))
+        server.stop("immediate")
+        rings.fill(2_000)
+        wait_until(lambda: rings.counters.get("records_spilled") == 2_000)
+        assert running.stop() is True
+    server.start()
+    config = Config(data_dir=str(rings.directory), database=settings_for(server.dsn))
+    told: list[str] = []
+
+    assert recover(config, tell=told.append) == 0
+    assert recover(config, tell=told.append) == 0
+
+    assert told[-1] == "nothing to do: no batch is spilled"
+    assert stored(server.dsn) == (2_000, 2_000)
+    drain(rings, server.dsn)
+    assert stored(server.dsn) == (2_000, 2_000)

@@ -23,6 +23,7 @@ from daemon.config import Database, Spill
 from daemon.embedded import EmbeddedPostgres
 from daemon.sinks import writer
 from daemon.sinks.database import Fenced
+from daemon.sinks.host import Host
 from daemon.sinks.spill import DIRECTORY
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.ring import RingWriter, create_ring
@@ -112,7 +113,7 @@ class RunningWriter:
         self._rings = rings
         self._stop_fd, self._stop_write_fd = os.pipe()
         self._stop = threading.Event()
-        host = writer.Host(wait=self._wait, beat=self._beat, stopping=self._stop.is_set, drain_s=drain_s)
+        host = Host(wait=self._wait, beat=self._beat, stopping=self._stop.is_set, drain_s=drain_s)
 
         def work() -> None:
             try:

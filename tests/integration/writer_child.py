@@ -7,6 +7,7 @@ from pathlib import Path
 
 from daemon.config import Database, Spill
 from daemon.sinks import writer
+from daemon.sinks.host import Host
 from daemon.sinks.spill import DIRECTORY
 from native_pipeline.counters import CountersBlock
 
@@ -18,7 +19,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
     counters = CountersBlock(counters_path, 0)
     counters.take("writer")
-    host = writer.Host(
+    host = Host(
         wait=lambda seconds: time.sleep(min(seconds, 0.01)),
         beat=counters.heartbeat,
         stopping=lambda: bool(stopping),

@@ -15,11 +15,18 @@ NATIVE = ROOT / "native_pipeline"
 
 # Who may know a venue by name, besides daemon/ingest/venues/<venue>.py, and why.
 # The decisions of ingest: each is tested with lists of events, and knows neither sockets, clocks, tasks nor each other.
-PURE = ("connection", "gaps", "router", "governor", "silence", "watchdog", "subscription_states")
+PURE = ("unexplained", "connection", "gaps", "router", "governor", "silence", "watchdog", "subscription_states")
 # One decision in several files: the subscriptions of a session.
 PURE_TOGETHER = {
     "correspondence": ("subscription_states",),
-    "subscriptions": ("subscription_states", "correspondence", "request_queue"),
+    "subscriptions": (
+        "subscription_states",
+        "subscription_view",
+        "correspondence",
+        "request_queue",
+        "unexplained",
+    ),
+    "subscription_view": ("subscription_states", "correspondence"),
     "request_queue": ("subscription_states", "correspondence"),
 }
 PURE_MAY_IMPORT = {

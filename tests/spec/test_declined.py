@@ -81,10 +81,11 @@ def test_what_an_account_declined_moves_to_one_with_room_and_nothing_else_does()
 @pytest.mark.requirement("SUB-RETRY-01")
 def test_without_room_elsewhere_it_stays_where_it_is_and_is_not_left_out() -> None:
     pool = ("x", "y", "z")
-    demands = [Demand("trade", pool, avoid=("x", "z")), Demand("trade", pool), Demand("trade", pool)]
+    demands = [Demand("trade", pool, avoid=("x", "z")), *[Demand("trade", pool)] * 3]
 
-    for standing in ({"x": [1], "y": [2], "z": [0]}, {"x": [0], "y": [2], "z": [1]}):
-        found = place(demands, {"x": 2, "y": 1, "z": 2}, standing=Standing(standing))
+    # the other account that declined it is emptier each time
+    for standing in ({"x": [], "y": [1], "z": [0, 2, 3]}, {"x": [0, 2, 3], "y": [1], "z": []}):
+        found = place(demands, {"x": 4, "y": 1, "z": 4}, standing=Standing(standing))
 
         assert {account: sorted(numbers) for account, numbers in found.placed.items()} == standing
         assert found.unplaced == []

@@ -83,7 +83,7 @@ def test_a_channel_with_a_stream_has_its_messages_there_under_the_number_of_the_
 
 
 def test_all_channels_have_streams_if_all_are_asked_for_and_none_by_default(pipe: Pipe) -> None:
-    records = [Trade(), Book(), Trade(market=2)]
+    records: list[Record] = [Trade(), Book(), Trade(market=2)]
     everything, nothing = new_batch("all"), new_batch()
 
     pipe.put(*records)

@@ -1,15 +1,24 @@
 """The writer's loop with a fake database, rings and clock: pace of the retries, turns of the rings, end of a stop."""
 
 import itertools
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from daemon.config import Database
-from daemon.sinks.database import Advance, Batch, Claim, CursorAdvances, FailureKind, Ring, classify
-from daemon.sinks.writer import Host, Writer
+from daemon.alerts import RecordingAlerts
+from daemon.config import Database, Spill
+from daemon.sinks.database import Advance, Batch, Claim, CursorAdvances, FailureKind, Isolated, Ring, classify
+from daemon.sinks.host import Host
+from daemon.sinks.outage import SpillParts
+from daemon.sinks.recovery import LiveLoad, RecoveryThread, Registrar, Replayer
+from daemon.sinks.segment import Header, Range
+from daemon.sinks.spill import CannotSpill, SpillDirectory, SpillFile
+from daemon.sinks.spiller import Spiller, Taken
+from daemon.sinks.writer import Writer
 
 
 class FakeClock:
@@ -28,6 +37,7 @@ class FakeReader:
 
     epoch = 1
     first_seq = 1
+    capacity_bytes = 1 << 20
 
     def __init__(self, ring: int, records: int) -> None:
         self.ring = ring
@@ -49,6 +59,15 @@ class FakeReader:
     def seek_after(self, seq: int, /) -> int:
         self.last_seq = self.committed = seq
         return self.missing
+
+    def rewind(self) -> None:
+        self.last_seq = self.committed
+
+    def fetch_bytes(self) -> int:
+        return self.lag_bytes
+
+    def next_bytes(self) -> bytes | None:
+        return None
 
     def commit(self) -> None:
         self.committed = self.last_seq
@@ -79,6 +98,9 @@ class FakeBatch:
         self.records += taken
         return taken
 
+    def append_block(self, block: object, begin: int = 0, end: int | None = None, /) -> int:
+        raise NotImplementedError
+
     def observe_ages(self, _counters: object, _histogram: int, _now_ns: int, /) -> None:
         pass
 
@@ -103,11 +125,16 @@ class FakeDatabase:
     def add_lapped_gaps(self, ring: Ring, /) -> None:
         self.lapped.append(ring)
 
+    def store_isolated(self, block: object, claim: Claim, /) -> Isolated:
+        raise NotImplementedError
+
     def store(self, _batch: Batch, claim: Claim, /) -> None:
-        self.attempts.append(self._clock.now)
+        if isinstance(claim, CursorAdvances):
+            self.attempts.append(self._clock.now)
         if self.failures:
             raise self.failures.pop(0)
-        assert isinstance(claim, CursorAdvances)
+        if not isinstance(claim, CursorAdvances):
+            return  # questions about spilled batches: there are none
         self.stored.append(list(claim.advances))
 
     def maintain(self, _today: date, /) -> None:
@@ -118,6 +145,51 @@ class FakeDatabase:
 
     def close(self) -> None:
         self.is_closed = True
+
+
+class FakeSpiller(Spiller):
+    """Takes seqs only."""
+
+    def __init__(self, readers: Sequence[FakeReader]) -> None:
+        self._fakes = readers
+
+    def is_full(self) -> bool:
+        return False
+
+    def take_exactly(self, cursors: Mapping[Ring, int], reached: Mapping[Ring, int]) -> Taken:
+        return self._taken(cursors, reached)
+
+    def take(self, cursors: Mapping[Ring, int]) -> Taken:
+        return self._taken(cursors, {(one.ring, 1): one.published for one in self._fakes if one.lag_bytes})
+
+    def _taken(self, cursors: Mapping[Ring, int], reached: Mapping[Ring, int]) -> Taken:
+        for one in self._fakes:
+            one.last_seq = reached.get((one.ring, 1), one.last_seq)
+        ranges = [
+            Range(ring, epoch, cursors[ring, epoch], seq, seq - cursors[ring, epoch], 0, 0, 0)
+            for (ring, epoch), seq in reached.items()
+        ]
+        return Taken(tuple(ranges), b"", {})
+
+
+class FakeDirectory(SpillDirectory):
+    """Keeps ranges; refuses as often as told."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nonexistent"), quota_bytes=0, min_free_bytes=0)
+        self.spilled: list[tuple[Range, ...]] = []
+        self.refusals = 0
+
+    def open(self) -> list[SpillFile]:
+        return []
+
+    def append(self, ranges: Sequence[Range], raw: bytes) -> SpillFile:
+        if self.refusals:
+            self.refusals -= 1
+            raise CannotSpill("no room")
+        self.spilled.append(tuple(ranges))
+        header = Header(uuid.uuid4(), 0, 0, 0, b"", tuple(ranges))
+        return SpillFile(Path("file"), header)
 
 
 class FakeCounters(dict[str, int]):
@@ -139,9 +211,23 @@ class Bench:
         self.stop: Callable[[], bool] = lambda: all(reader.lag_bytes == 0 for reader in self.readers)
         settings = Database(batch_rows=batch_rows)
         host = Host(wait=self._sleep, beat=lambda: None, stopping=self.is_stopping, drain_s=drain_s)
+        self.directory = FakeDirectory()
+        self.alerts = RecordingAlerts()
+        first = {(reader.ring, 1): 0 for reader in self.readers}
+        replayer = Replayer(
+            directory=self.directory, database=FakeDatabase(self.clock), batch=FakeBatch(), counters=self.counters
+        )
+        spilling = SpillParts(
+            settings=Spill(),
+            directory=self.directory,
+            spiller=FakeSpiller(self.readers),
+            registrar=Registrar(directory=self.directory, database=self.database, counters=self.counters, first=first),
+            recovery=RecoveryThread(replayer, FakeDatabase(self.clock), LiveLoad(), every_s=600.0, again_s=1.0),
+            alerts=self.alerts,
+        )
         self.writer = Writer(
-            readers=self.readers, batch=FakeBatch(), database=self.database, settings=settings,
-            counters=self.counters, host=host, clock=self.clock,
+            readers=self.readers, batch=FakeBatch(), database=self.database, settings=settings, spilling=spilling,
+            load=LiveLoad(), counters=self.counters, host=host, clock=self.clock,
         )  # fmt: skip
 
     def is_stopping(self) -> bool:
@@ -156,17 +242,19 @@ def away() -> psycopg.Error:
 
 
 @pytest.mark.requirement("DLP-02")
-def test_a_batch_is_tried_again_after_1_2_and_4_seconds_and_then_every_4() -> None:
+def test_a_batch_is_tried_again_after_1_2_and_4_seconds_and_then_spilled() -> None:
     bench = Bench(50)
-    bench.database.failures = [away() for _ in range(6)]
+    bench.database.failures = [away() for _ in range(4)]
 
     assert bench.writer.run() is True
 
     attempts = bench.database.attempts
     pauses = [round(later - earlier, 6) for earlier, later in itertools.pairwise(attempts)]
-    assert pauses == [1, 2, 4, 4, 4, 4]
-    assert bench.counters["commit_retries"] == 6
-    assert bench.counters["rows_committed"] == 50
+    assert pauses[:3] == [1, 2, 4]
+    assert bench.counters["commit_retries"] == 3
+    assert [(one.after_seq, one.through_seq) for one in bench.directory.spilled[0]] == [(0, 50)]
+    assert bench.readers[0].committed == 50
+    assert bench.alerts.codes() == ["database_spilling"]
 
 
 def test_the_same_batch_is_tried_until_it_is_stored_and_only_then_given_back() -> None:
@@ -177,6 +265,7 @@ def test_the_same_batch_is_tried_until_it_is_stored_and_only_then_given_back() -
 
     assert bench.database.stored == [[Advance((0, 1), 0, 50)]]
     assert bench.readers[0].committed == 50
+    assert bench.directory.spilled == []
 
 
 def test_rings_share_a_batch_evenly_and_what_one_does_not_need_goes_to_the_others() -> None:
@@ -248,6 +337,7 @@ def test_a_stop_gives_up_at_the_deadline_and_gives_nothing_back() -> None:
     bench = Bench(50, drain_s=10.0)
     bench.stop = lambda: True
     bench.database.failures = [away() for _ in range(100)]
+    bench.directory.refusals = 1_000
 
     assert bench.writer.run() is False
 
