@@ -73,37 +73,31 @@ cdef class Ledger:
         self.slots = slots
         return 0
 
-    cdef LedgerEntry* entry_of(self, const sise_record_header* record) noexcept nogil:
-        """Out of memory: the table fills up to its last slot, then counts stop."""
-        cdef LedgerEntry key
-        cdef LedgerEntry* entry
+    cdef void count(self, const sise_record_header* record) noexcept nogil:
+        """Count *record* if it is market data."""
         if record.kind != SISE_TRADE and record.kind != SISE_BOOK and record.kind != SISE_EVENT:
-            return NULL
-        if self.used * 2 > self.slots and self._grow() < 0 and self.used + 1 >= self.slots:
-            return NULL
-        memcpy(key.symbol, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
+            return
         if not self.minute_ns <= record.recv_ns < self.minute_ns + <int64_t>MINUTE_NS:
             # a division: once a minute, not once a record
             self.minute_ns = record.recv_ns - record.recv_ns % <int64_t>MINUTE_NS
-        key.minute_ns = self.minute_ns
-        key.tag = tag_of(record.kind, record.venue, record.market)
+        self.add((<const sise_trade*>record).symbol, tag_of(record.kind, record.venue, record.market),
+                 self.minute_ns, 1)
+
+    cdef void add(self, const char* symbol, uint32_t tag, int64_t minute_ns, uint32_t records) noexcept nogil:
+        """Out of memory: the table fills up to its last slot, then counts stop."""
+        cdef LedgerEntry key
+        cdef LedgerEntry* entry
+        if self.used * 2 > self.slots and self._grow() < 0 and self.used + 1 >= self.slots:
+            return
+        memcpy(key.symbol, symbol, SISE_SYMBOL_BYTES)
+        key.minute_ns = minute_ns
+        key.tag = tag & 0xffffff
         entry = self._find(self.entries, self.slots, &key)
-        if entry.count == 0:   # stays free until it is counted in
+        if entry.count == 0:
             entry[0] = key
             entry.count = 0
-            entry.stream = NULL
-        return entry
-
-    cdef void count_in(self, LedgerEntry* entry) noexcept nogil:
-        if entry.count == 0:
             self.used += 1
-        entry.count += 1
-
-    cdef void count(self, const sise_record_header* record) noexcept nogil:
-        """Count *record* if it is market data."""
-        cdef LedgerEntry* entry = self.entry_of(record)
-        if entry is not NULL:
-            self.count_in(entry)
+        entry.count += records
 
     cdef void remember(self, const sise_record_header* record) noexcept nogil:
         """Keep when the stream of *record*'s symbol and kind was last whole: a tick, or the end of a gap."""

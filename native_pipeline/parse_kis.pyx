@@ -52,6 +52,7 @@ from native_pipeline.record cimport (
     sise_trade,
 )
 from native_pipeline.ring cimport RingWriter
+from native_pipeline.streams cimport tag_for
 from native_pipeline.scan cimport (
     SISE_FIND_SLACK,
     scan_decimal,
@@ -315,6 +316,8 @@ cdef class KisParser(FrameParser):
         if reason != REASON_NONE:
             return reason
         if layout.kind == SISE_TRADE:
+            ring.streams_seen.foresee((<sise_trade*>header).symbol,
+                                      tag_for(SISE_TRADE, self.venue, self.market_of(layout), flags))
             reason = read_trade(layout, fields, <sise_trade*>header, detail)
         elif layout.kind == SISE_BOOK:
             reason = read_book(layout, fields, <sise_book*>header, &flags, detail)

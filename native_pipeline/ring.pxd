@@ -25,6 +25,7 @@ cdef class RingFile:
     # The next whole record at or behind *position*, below *end*; NULL at the end or at a record that is not whole
     # (then *position is where that is). Skips pads.
     cdef const sise_record_header* record_at(self, uint64_t* position, uint64_t end) noexcept nogil
+    cdef void map_pages(self, uint64_t begin, uint64_t end) noexcept nogil
     cdef void release_pages(self, uint64_t begin, uint64_t end) noexcept nogil
     cdef uint64_t _lowest_gate(self, uint64_t default) noexcept nogil
 
@@ -42,6 +43,8 @@ cdef class RingWriter(RingFile):
     cdef uint8_t next_flags        # ORed into the next record's flags
     cdef Ledger ledger
     cdef Streams streams_seen
+    cdef int64_t minute_ns         # start of the minute of the newest market data
+    cdef uint32_t minute           # the same in minutes since 1970
     cdef uint64_t ledger_position  # where the newest checkpoint ends
     cdef int wake_fds[8]           # eventfd of each consumer slot, -1 if none
     cdef readonly uint64_t full_count     # reserve() calls that found no room

@@ -16,6 +16,7 @@ cdef extern from "scan_simd.h" nogil:
     bint sise_hhmmss(const char* p, int32_t* seconds)
     uint64_t sise_load64(const char* p)
     uint64_t sise_load32(const char* p)
+    void sise_store64(char* p, uint64_t word)
     bint sise_symbol_bytes(uint64_t word)
     uint64_t sise_integers(const char* base, const uint32_t* begins, const uint8_t* numbers, int count, int64_t* values)
     uint64_t sise_integers_portable(const char* base, const uint32_t* begins, const uint8_t* numbers, int count,
@@ -168,11 +169,16 @@ cdef inline bint scan_symbol(const char* begin, const char* end, char* symbol) n
     cdef Py_ssize_t size = end - begin, i
     if size < 1 or size > SYMBOL_BYTES or begin[0] == c' ' or end[-1] == c' ':
         return False
+    if 4 <= size <= 8:   # nearly every symbol: two loads that may overlap, and no way through memory
+        checked = sise_load32(begin) | <uint64_t>sise_load32(end - 4) << (8 * (size - 4))
+        if not sise_symbol_bytes(checked | (<uint64_t>0x4141414141414141 << (8 * size) if size < 8 else 0)):
+            return False
+        sise_store64(symbol, checked)
+        sise_store64(symbol + 8, 0)
+        sise_store64(symbol + 16, 0)
+        return True
     words[0] = words[1] = words[2] = 0
-    if 4 <= size <= 8:   # nearly every symbol: two loads that may overlap
-        words[0] = sise_load32(begin) | <uint64_t>sise_load32(end - 4) << (8 * (size - 4))
-    else:
-        memcpy(words, begin, <size_t>size)
+    memcpy(words, begin, <size_t>size)
     for i in range((size + 7) // 8):
         checked = words[i]
         if size - 8 * i < 8:   # what is behind the symbol counts as a character that is allowed

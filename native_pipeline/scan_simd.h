@@ -23,6 +23,8 @@ static inline uint64_t sise_load64(const char *p) {
     return word;
 }
 
+static inline void sise_store64(char *p, uint64_t word) { memcpy(p, &word, sizeof word); }
+
 static inline uint64_t sise_load32(const char *p) {
     uint32_t word;
     memcpy(&word, p, sizeof word);

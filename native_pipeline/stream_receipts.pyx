@@ -49,8 +49,8 @@ def newest_receipts(RingWriter ring not None):
     cdef uint64_t i
     newest = {}
     for i in range(ring.streams_seen.slot_count):
-        stream = ring.streams_seen.slots[i]
-        if stream is not NULL and stream.recv_ns:
+        stream = &ring.streams_seen.slots[i]
+        if stream.recv_ns:
             key = _key(stream.symbol, stream.tag)
             newest[key] = max(newest.get(key, (0, 0)), (stream.recv_ns, stream.exchange_ns))
     return newest

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from native_pipeline.ledger cimport Ledger
 from native_pipeline.record cimport sise_record_header, sise_trade
 
 
@@ -20,34 +21,42 @@ cdef struct Hole:
     int64_t ended_ns      # receipt of the record behind
 
 
+# Two cache lines. The first is all that a trade reads which simply continues its stream.
 cdef struct Stream:
     char symbol[24]
-    uint32_t tag            # kind | venue << 8 | market << 16 | exchange flags << 24
+    uint32_t tag            # kind | venue << 8 | market << 16 | exchange flags << 24; 0: the slot is free
+    uint32_t minute         # of receipt, since 1970
+    uint16_t count          # records of that minute which the ledger has not got yet
     uint8_t volume_scale    # of cum_volume and of the volumes that it adds up
-    uint16_t holes
-    uint16_t hole_room
+    uint8_t is_at_end         # the newest record is the one that reached cum_volume: see _settle
+    uint32_t recent_at
+    int64_t cum_volume      # how far the trades reach, SISE_ABSENT before the first one
     int64_t recv_ns         # of the newest record
     int64_t exchange_ns     # of the same
-    uint64_t records
-    int64_t cum_volume      # how far the trades reach, SISE_ABSENT before the first one
-    int64_t cum_recv_ns     # receipt of the trade that reached there
-    int64_t cum_exchange_ns
-    uint64_t top_number     # the highest of the venue's own numbers so far
+    # ---- second line
     uint64_t* recent        # identities, NULL until one is needed
     uint16_t* brought_by    # connections of the same, NULL until contents are compared
-    uint32_t recent_room    # RECENT or RECENT_OF_PAIR
-    uint32_t recent_at
     Hole* open              # NULL until one is needed
+    uint64_t top_number     # the highest of the venue's own numbers so far
+    int64_t cum_recv_ns     # receipt of the trade that reached cum_volume
+    int64_t cum_exchange_ns
+    uint32_t recent_room    # RECENT or RECENT_OF_PAIR
+    uint16_t holes
+    uint16_t hole_room
+    uint64_t reserved
 
 
 cdef struct FoundGap:
-    Stream* stream
+    char symbol[24]
+    uint32_t tag
+    uint8_t volume_scale
     Hole hole
 
 
 cdef class Streams:
-    cdef Stream** slots
+    cdef Stream* slots           # open addressing, without deletion; aligned to cache lines
     cdef uint64_t slot_count     # a power of two
+    cdef uint32_t oldest_minute  # that any stream counts in, the greatest number if none does
     cdef uint64_t used
     cdef uint64_t open_holes     # of all streams
     cdef FoundGap* found         # holes that nothing will fill any more, to be written
@@ -56,7 +65,9 @@ cdef class Streams:
     cdef readonly uint64_t late         # trades that arrived behind a later one
     cdef readonly uint64_t gaps         # holes found
 
-    # The stream of *record*, made if need be; NULL if there is no memory.
+    # The stream of *record*, made if need be; NULL if there is no memory. Valid until the next call.
+    # A record of *symbol* is being read: have its stream in the cache when it is asked for. tag: see tag_for().
+    cdef void foresee(self, const char* symbol, uint32_t tag) noexcept nogil
     cdef Stream* find(self, const sise_record_header* record) noexcept nogil
     # Is this record new? Then it is taken into account; 0: it had arrived before. identity: see FrameParser. content:
     # hash of what the record says, 0 unless another session brings the same stream.
@@ -67,6 +78,11 @@ cdef class Streams:
     cdef bint is_new_content(self, Stream* stream, uint64_t content, uint16_t connection) noexcept nogil
     # Take a record that is in the ring already: a producer that takes over knows what its predecessor knew.
     cdef void observe(self, const sise_record_header* record) noexcept nogil
+    # Count a record of *minute*; the counts of an earlier one go to *ledger*.
+    cdef void count(self, Stream* stream, uint32_t minute, Ledger ledger) noexcept nogil
+    # Move the counts of all streams to *ledger*.
+    cdef void collect(self, Ledger ledger) noexcept nogil
+    cdef void _collect_one(self, Stream* stream, Ledger ledger) noexcept nogil
     # Move holes that are older than the grace to *found*.
     cdef void close_holes(self, int64_t before_ns) noexcept nogil
     cdef void _open_hole(self, Stream* stream, const Hole* hole) noexcept nogil
@@ -75,7 +91,10 @@ cdef class Streams:
     cdef int _grow(self) noexcept nogil
 
 
-cdef inline uint32_t tag_of(const sise_record_header* record) noexcept nogil:
+cdef inline uint32_t tag_for(uint8_t kind, uint8_t venue, uint8_t market, uint8_t flags) noexcept nogil:
     # the flags of the exchange are 16 and 32
-    return (record.kind | <uint32_t>record.venue << 8 | <uint32_t>record.market << 16
-            | <uint32_t>(record.flags & 0x30) << 24)
+    return kind | <uint32_t>venue << 8 | <uint32_t>market << 16 | <uint32_t>(flags & 0x30) << 24
+
+
+cdef inline uint32_t tag_of(const sise_record_header* record) noexcept nogil:
+    return tag_for(record.kind, record.venue, record.market, record.flags)

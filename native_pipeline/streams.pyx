@@ -14,7 +14,7 @@ session, or the venue corrects itself): the stream goes on from there.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy, memset
 
 from native_pipeline.record cimport (
     SISE_ABSENT,
@@ -32,9 +32,18 @@ from native_pipeline.record cimport (
 cdef enum:
     FIRST_SLOTS = 4096
     VOLUME_GAP = 4        # position in records.GAP_REASONS
+    CACHE_LINE = 64
+    MOST_COUNTED = 65535  # in one stream before its count moves to the ledger
 
 cdef int64_t DAY_NS = 86400000000000
 cdef int64_t MINUTE_NS = 60000000000
+cdef uint32_t NO_MINUTE = <uint32_t>-1
+
+cdef extern from *:
+    void __builtin_prefetch(const void* address, int is_write) noexcept nogil
+
+cdef extern from "<stdlib.h>" nogil:
+    void* aligned_alloc(size_t alignment, size_t size)
 
 
 cdef inline uint64_t _mix(uint64_t hashed, uint64_t word) noexcept nogil:
@@ -102,6 +111,28 @@ cdef inline bint _is_same_day(const Stream* stream, const sise_trade* trade) noe
     return (stream.cum_exchange_ns + offset) // DAY_NS == (trade.exchange_ns + offset) // DAY_NS
 
 
+# A record that does not reach further is about to become the newest: keep apart when and where the volume was reached.
+cdef inline void _settle(Stream* stream) noexcept nogil:
+    if stream.is_at_end:
+        stream.cum_recv_ns = stream.recv_ns
+        stream.cum_exchange_ns = stream.exchange_ns
+        stream.is_at_end = False
+
+
+cdef inline uint64_t _slot_of(const uint64_t* words, uint32_t tag) noexcept nogil:
+    cdef uint64_t hashed = (words[0] ^ words[1] * <uint64_t>0xC2B2AE3D27D4EB4F
+                            ^ words[2] * <uint64_t>0x165667B19E3779F9 ^ <uint64_t>tag << 32)
+    hashed *= <uint64_t>0x9E3779B97F4A7C15
+    return hashed >> 32   # the upper half is the better one
+
+
+cdef inline Stream* _make_slots(uint64_t count) noexcept nogil:
+    cdef Stream* slots = <Stream*>aligned_alloc(CACHE_LINE, count * sizeof(Stream))
+    if slots is not NULL:
+        memset(slots, 0, count * sizeof(Stream))
+    return slots
+
+
 cdef inline void _reach(Stream* stream, const sise_trade* trade) noexcept nogil:
     stream.cum_volume = trade.cum_volume
     stream.cum_recv_ns = trade.header.recv_ns
@@ -114,7 +145,8 @@ cdef class Streams:
 
     def __cinit__(self):
         self.slot_count = FIRST_SLOTS
-        self.slots = <Stream**>calloc(self.slot_count, sizeof(Stream*))
+        self.oldest_minute = NO_MINUTE
+        self.slots = _make_slots(self.slot_count)
         if self.slots is NULL:
             raise MemoryError
 
@@ -122,61 +154,83 @@ cdef class Streams:
         cdef uint64_t i
         if self.slots is not NULL:
             for i in range(self.slot_count):
-                if self.slots[i] is not NULL:
-                    free(self.slots[i].recent)
-                    free(self.slots[i].brought_by)
-                    free(self.slots[i].open)
-                    free(self.slots[i])
+                free(self.slots[i].recent)
+                free(self.slots[i].brought_by)
+                free(self.slots[i].open)
             free(self.slots)
         free(self.found)
 
-    cdef Stream* find(self, const sise_record_header* record) noexcept nogil:
-        cdef const char* symbol = <const char*>(<const sise_trade*>record).symbol
+    cdef void foresee(self, const char* symbol, uint32_t tag) noexcept nogil:
         cdef uint64_t words[3]
+        cdef const char* stream
+        memcpy(words, symbol, SISE_SYMBOL_BYTES)
+        stream = <const char*>&self.slots[_slot_of(words, tag) & (self.slot_count - 1)]
+        __builtin_prefetch(stream, 1)
+        __builtin_prefetch(stream + CACHE_LINE, 1)
+
+    cdef Stream* find(self, const sise_record_header* record) noexcept nogil:
+        cdef uint64_t words[3]
+        cdef const uint64_t* found
         cdef uint64_t slot
         cdef uint32_t tag = tag_of(record)
         cdef Stream* stream
-        memcpy(words, symbol, SISE_SYMBOL_BYTES)
-        slot = _mix(_mix(_mix(_mix(0, words[0]), words[1]), words[2]), tag) & (self.slot_count - 1)
-        while self.slots[slot] is not NULL:
-            stream = self.slots[slot]
-            if stream.tag == tag and memcmp(stream.symbol, symbol, SISE_SYMBOL_BYTES) == 0:
+        memcpy(words, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
+        slot = _slot_of(words, tag) & (self.slot_count - 1)
+        while True:
+            stream = &self.slots[slot]
+            found = <const uint64_t*>stream.symbol
+            if ((found[0] ^ words[0]) | (found[1] ^ words[1]) | (found[2] ^ words[2]) | (stream.tag ^ tag)) == 0:
                 return stream
+            if stream.tag == 0:
+                break
             slot = (slot + 1) & (self.slot_count - 1)
         if self.used * 2 > self.slot_count:
             if self._grow() == 0:
                 return self.find(record)
             if self.used + 1 >= self.slot_count:
                 return NULL
-        stream = <Stream*>calloc(1, sizeof(Stream))
-        if stream is NULL:
-            return NULL
-        memcpy(stream.symbol, symbol, SISE_SYMBOL_BYTES)
+        memcpy(stream.symbol, words, SISE_SYMBOL_BYTES)
         stream.tag = tag
         stream.cum_volume = SISE_ABSENT
-        self.slots[slot] = stream
         self.used += 1
         return stream
 
     cdef int _grow(self) noexcept nogil:
         cdef uint64_t count = self.slot_count * 2, i, slot
         cdef uint64_t words[3]
-        cdef Stream** slots = <Stream**>calloc(count, sizeof(Stream*))
-        cdef Stream* stream
+        cdef Stream* slots = _make_slots(count)
         if slots is NULL:
             return -1
         for i in range(self.slot_count):
-            stream = self.slots[i]
-            if stream is not NULL:
-                memcpy(words, stream.symbol, SISE_SYMBOL_BYTES)
-                slot = _mix(_mix(_mix(_mix(0, words[0]), words[1]), words[2]), stream.tag) & (count - 1)
-                while slots[slot] is not NULL:
+            if self.slots[i].tag != 0:
+                memcpy(words, self.slots[i].symbol, SISE_SYMBOL_BYTES)
+                slot = _slot_of(words, self.slots[i].tag) & (count - 1)
+                while slots[slot].tag != 0:
                     slot = (slot + 1) & (count - 1)
-                slots[slot] = stream
+                slots[slot] = self.slots[i]
         free(self.slots)
         self.slots = slots
         self.slot_count = count
         return 0
+
+    cdef void count(self, Stream* stream, uint32_t minute, Ledger ledger) noexcept nogil:
+        if stream.minute != minute or stream.count == MOST_COUNTED:
+            self._collect_one(stream, ledger)
+            stream.minute = minute
+        stream.count += 1
+        if minute < self.oldest_minute:
+            self.oldest_minute = minute
+
+    cdef void _collect_one(self, Stream* stream, Ledger ledger) noexcept nogil:
+        if stream.count:
+            ledger.add(stream.symbol, stream.tag, <int64_t>stream.minute * MINUTE_NS, stream.count)
+            stream.count = 0
+
+    cdef void collect(self, Ledger ledger) noexcept nogil:
+        cdef uint64_t i
+        for i in range(self.slot_count):
+            self._collect_one(&self.slots[i], ledger)
+        self.oldest_minute = NO_MINUTE
 
     cdef bint admit(self, Stream* stream, sise_record_header* record, uint64_t identity,
                     uint64_t content) noexcept nogil:
@@ -186,18 +240,23 @@ cdef class Streams:
             if (trade.cum_volume - trade.volume == stream.cum_volume
                     and trade.cum_volume_scale == stream.volume_scale and trade.volume_scale == stream.volume_scale):
                 # the next one: it cannot have been here before, because nothing has reached so far
-                _reach(stream, trade)
+                stream.cum_volume = trade.cum_volume
+                stream.recv_ns = record.recv_ns
+                stream.exchange_ns = trade.exchange_ns
+                stream.is_at_end = True
                 _remember(stream, _identity(trade), of_pair)
-            elif not self.judge(stream, trade, of_pair):
+                return True
+            _settle(stream)
+            if not self.judge(stream, trade, of_pair):
                 return False
         elif identity:
             if not self.is_new_number(stream, identity, of_pair):
                 return False
         elif content and not self.is_new_content(stream, content, record.connection):
             return False
+        _settle(stream)
         stream.recv_ns = record.recv_ns
         stream.exchange_ns = trade.exchange_ns
-        stream.records += 1
         return True
 
     cdef bint is_new_number(self, Stream* stream, uint64_t number, bint of_pair) noexcept nogil:
@@ -349,7 +408,9 @@ cdef class Streams:
                 return
             self.found = grown
             self.found_room = room
-        self.found[self.found_count].stream = stream
+        memcpy(self.found[self.found_count].symbol, stream.symbol, SISE_SYMBOL_BYTES)
+        self.found[self.found_count].tag = stream.tag
+        self.found[self.found_count].volume_scale = stream.volume_scale
         self.found[self.found_count].hole = stream.open[index]
         self.found_count += 1
         self.gaps += 1
@@ -362,9 +423,7 @@ cdef class Streams:
         if self.open_holes == 0:
             return
         for i in range(self.slot_count):
-            stream = self.slots[i]
-            if stream is NULL:
-                continue
+            stream = &self.slots[i]
             index = 0
             while index < stream.holes:
                 if stream.open[index].ended_ns <= before_ns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import struct
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -297,6 +298,76 @@ def test_a_message_cut_by_the_disconnection_is_no_data(play: Callable[..., Line]
 
     line = play(scenario)
     assert volumes(line.take()) == [1]
+
+
+# Of every length at which the header of a frame changes its form, and of those that no header can cover alone.
+LENGTHS = [*range(6), *range(118, 132), 65_535, 65_536]
+
+
+@pytest.mark.requirement("DLP-01")
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_arrives_together_is_taken_once_and_in_order(play: Callable[..., Line], seed: int) -> None:
+    rng = random.Random(seed)
+    sent, data, control, pongs = [], [], [], []
+    for number in range(1, 3000):
+        match rng.choices(("trade", "garbage", "control", "ping", "fragments", "binary"), (60, 20, 2, 1, 1, 2))[0]:
+            case "trade":
+                sent.append(text(trade(number)))
+                data.append(number)
+            case "garbage" | "binary" as form:
+                payload = b"\xfe" * rng.choice(LENGTHS[:-2] if rng.random() < 0.99 else LENGTHS)
+                sent.append(wire(WSMsgType.TEXT if form == "garbage" else WSMsgType.BINARY, payload))
+                data.append(len(payload))
+            case "control":
+                control.append(b'{"n":%d}' % number)
+                sent.append(text(control[-1]))
+            case "ping":
+                pongs.append((WSMsgType.PONG, b"%d" % number))
+                sent.append(wire(WSMsgType.PING, pongs[-1][1]))
+            case "fragments":
+                sent.append(wire(WSMsgType.TEXT, trade(number)[:9], fin=False))
+                sent.append(wire(WSMsgType.CONTINUATION, trade(number)[9:]))
+                data.append(number)
+    stream = b"".join(sent)
+
+    async def scenario(line: Line) -> None:
+        found: list[int] = []
+        at = 0
+        while at < len(stream):
+            size = rng.choice((1, 50, 1000, 20_000, 200_000))
+            line.venue.send(stream[at : at + size])
+            at += size
+            await asyncio.sleep(0)
+        while len(found) < len(data) or len(line.venue.received) < len(pongs) or len(line.control) < len(control):
+            await asyncio.sleep(0)
+            found += [
+                int.from_bytes(record.body[40:48] if record.kind == TRADE else record.body[4:8], "little")
+                for record in line.take()
+            ]
+            line.listener.try_resume()
+        assert (data, control, pongs) == (found, line.control, line.venue.received)
+
+    line = play(scenario)
+    assert line.counters.get("frames_received") == len(sent)
+    assert line.counters.get("bytes_received") == sum(map(len, sent)) - sum(map(header_bytes, sent))
+
+
+def test_frames_that_end_a_read_together_may_have_any_length(play: Callable[..., Line]) -> None:
+    lengths = [(first, total - first - 4) for total in range(4, 200) for first in (0, (total - 4) // 2)]
+
+    async def scenario(line: Line) -> None:
+        for pair in lengths:
+            frames = line.listener.frames
+            line.venue.send(b"".join([text(trade(1)), *(text(b"\xfe" * length) for length in (0, *pair))]))
+            await line.until(lambda: line.listener.frames >= frames + 4)  # noqa: B023 - awaited within the turn
+            kept = [int.from_bytes(record.body[4:8], "little") for record in line.take()[1:]]
+            assert kept == [0, *pair]
+
+    play(scenario)
+
+
+def header_bytes(frame: bytes) -> int:
+    return {126: 4, 127: 10}.get(frame[1], 2)
 
 
 def test_garbage_is_quarantined_and_the_connection_goes_on(play: Callable[..., Line]) -> None:

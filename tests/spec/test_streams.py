@@ -322,3 +322,65 @@ def test_a_ring_that_begins_with_a_late_trade_invents_no_gap(tmp_path: Path) -> 
         bench = Bench(path)
         assert [gap["missing"] for gap in bench.gaps()] == []
         bench.now += SECOND
+
+
+# ---- the counts that travel through the ring -------------------------------------------------------------------------
+
+
+def counted(bench: Bench, *, at_ns: int) -> dict[tuple[object, object], int]:
+    """(symbol, kind) -> what the ledger records of a flush add up to."""
+    bench.ring.flush_ledger(at_ns, force=True)
+    totals: dict[tuple[object, object], int] = {}
+    for record in bench.records():
+        if record["kind"] == "ledger":
+            key = (record["symbol"], record["data_kind"])
+            totals[key] = totals.get(key, 0) + int(str(record["count"]))
+    return totals
+
+
+def frames_of(trades: range, *, tr: str = "H0STCNT0") -> list[bytes]:
+    fields = SAMPLE.read_text().split("|")[3].split("^")
+    fields[0], fields[1], fields[12], fields[33] = "005930", "120000", "1", "20261120"
+    frames = []
+    for cum in trades:
+        fields[13] = str(cum)
+        frames.append(f"0|{tr}|001|{'^'.join(fields)}".encode())
+    return frames
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_a_minute_of_a_stream_may_count_more_than_its_small_counter_holds(tmp_path: Path) -> None:
+    bench = Bench(new_ring(tmp_path, capacity=16 * MIB))
+    frames = frames_of(range(1, 70_001))
+    assert bench.parser.parse_many(bench.ring, frames, NOON) == len(frames)
+    assert counted(bench, at_ns=NOON) == {("005930", "trade"): len(frames)}
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_the_exchanges_of_a_symbol_are_counted_together(bench: Bench) -> None:
+    frames = [*frames_of(range(1, 6)), *frames_of(range(1, 4), tr="H0NXCNT0")]
+    assert bench.parser.parse_many(bench.ring, frames, NOON) == len(frames)
+    assert counted(bench, at_ns=NOON) == {("005930", "trade"): 8}
+
+
+@pytest.mark.requirement("E2E-OBS-01")
+def test_each_minute_is_counted_apart_and_flushed_when_it_is_over(bench: Bench) -> None:
+    for minute in range(3):
+        assert bench.ring.flush_ledger(NOON + minute * 60 * SECOND) == min(minute, 1)
+        bench.parser.parse_many(bench.ring, frames_of(range(10 * minute + 1, 10 * minute + 2 + minute)),
+                                NOON + minute * 60 * SECOND)  # fmt: skip
+    assert bench.ring.flush_ledger(NOON + 2 * 60 * SECOND) == 0
+    assert bench.ring.flush_ledger(NOON + 3 * 60 * SECOND) == 1
+    counts = [int(str(record["count"])) for record in bench.records() if record["kind"] == "ledger"]
+    assert counts == [1, 2, 3]
+
+
+def test_streams_beyond_the_first_table_are_remembered_and_counted(tmp_path: Path) -> None:
+    bench = Bench(new_ring(tmp_path, capacity=16 * MIB))
+    symbols = [f"{number:06d}" for number in range(5000)]  # the table grows twice
+    for turn in (1, 1, 2):  # the second time all are repetitions
+        for symbol in symbols:
+            bench.send(10 * turn, 10, symbol=symbol)
+    assert bench.parser.duplicates == len(symbols)
+    assert counted(bench, at_ns=bench.now) == {(symbol, "trade"): 2 for symbol in symbols}
+    assert bench.gaps() == []
