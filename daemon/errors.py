@@ -2,6 +2,7 @@
 
 IngestError
 ├── Retryable        network, venue busy, database away: try again later
+│   └── Untrusted    the peer's certificate is expired, of another host or of nobody we know
 ├── Refused          login, limit, bad symbol: trying again changes nothing
 ├── BadFrame         data we cannot parse
 ├── ConfigError      what the operator wrote; the message names file and key (exit code 2)
@@ -17,6 +18,10 @@ class IngestError(Exception):
 
 class Retryable(IngestError):
     """Something outside is away or busy; the same call may succeed later."""
+
+
+class Untrusted(Retryable):
+    """The peer has no certificate that we accept; nothing was said to it."""
 
 
 class Refused(IngestError):

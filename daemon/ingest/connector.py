@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import socket
 import ssl
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 from picows import WSError, WSListener, WSTransport, ws_connect
 
-from daemon.errors import Retryable
+from daemon.errors import Retryable, Untrusted
 from daemon.ingest.venues.venue import HttpRequest
 
 # An approval reply is below 1 KiB; whatever is longer is not one.
@@ -69,6 +70,8 @@ class NetworkConnector:
                 return transport
         except TimeoutError as exc:
             raise Retryable(f"{url}: not connected within {self._connect_timeout_s:g} s") from exc
+        except ssl.SSLCertVerificationError as exc:
+            raise Untrusted(f"{url}: {exc.verify_message}") from exc
         except (OSError, WSError) as exc:
             raise Retryable(f"{url}: {exc}") from exc
         finally:
@@ -88,7 +91,9 @@ class NetworkConnector:
         def settle(result: tuple[int, bytes] | None, error: Exception | None) -> None:
             if answer.done():
                 return
-            if result is None:
+            if isinstance(error, ssl.SSLCertVerificationError):
+                answer.set_exception(Untrusted(f"{request.url}: {error.verify_message}"))
+            elif result is None:
                 answer.set_exception(Retryable(f"{request.url}: {error}"))
             else:
                 answer.set_result(result)
@@ -115,7 +120,10 @@ def _disable_delay(transport: WSTransport) -> None:
     """Send small frames (heartbeats, requests) at once."""
     raw = transport.underlying_transport.get_extra_info("socket")
     if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A session that ended in the moment in which it began has no socket any more (uvloop: ValueError); the listener
+        # has heard, or hears, of that.
+        with contextlib.suppress(OSError, ValueError):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _disconnect(attempt: asyncio.Future[tuple[WSTransport, WSListener]]) -> None:

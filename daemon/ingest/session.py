@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 from picows import WSCloseCode, WSError, WSMsgType
 
-from daemon.errors import InvariantBroken, Refused, Retryable, RingError
+from daemon.errors import InvariantBroken, Refused, Retryable, RingError, Untrusted
 from daemon.ingest import connection as states
 from daemon.ingest.connection import Connection
 from daemon.ingest.link import Link
@@ -310,6 +310,9 @@ class Session:
         except Retryable as exc:
             self._log.error("approval_key_unavailable", error=str(exc))
             self._key_failures += 1
+            if isinstance(exc, Untrusted):
+                self._alert("CRITICAL", "certificate_refused", f"nothing is sent to this peer: {exc}")
+                return states.Event.KEY_UNAVAILABLE
             level: Level = "CRITICAL" if self._key_failures >= KEY_FAILURES_CRITICAL else "WARNING"
             self._alert(level, "key_unavailable", f"no access key after {self._key_failures} attempts; tried again")
             return states.Event.KEY_UNAVAILABLE
@@ -328,6 +331,8 @@ class Session:
         except Retryable as exc:
             self._link = None
             self._log.warning("connect_failed", error=str(exc))
+            if isinstance(exc, Untrusted):
+                self._alert("CRITICAL", "certificate_refused", f"nothing is sent to this peer: {exc}")
             return states.Event.OPEN_FAILED
         self._around.counters.increment("connections_opened")
         self._log.info("connected", registrations=self.registrar.wanted())
