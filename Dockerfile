@@ -15,7 +15,7 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --no-index -w /tmp/w
 
 FROM ${PYTHON_IMAGE}
 RUN groupadd --gid 10001 sise && useradd --uid 10001 --gid sise --home-dir /var/lib/sise --shell /usr/sbin/nologin sise \
- && install -d -o sise -g sise -m 0700 /var/lib/sise && install -d /etc/sise
+ && install -d -o sise -g sise -m 0700 /var/lib/sise /var/lib/sise/failed_batches /var/lib/sise/raw && install -d /etc/sise
 COPY --from=builder /opt/sise /opt/sise
 ENV PATH=/opt/sise/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER sise

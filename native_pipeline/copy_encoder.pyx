@@ -89,7 +89,7 @@ COLUMNS = {
     ),
     "quarantine": ("recv_time", "venue", "reason", "detail", "frame", "original_bytes", "source", "seq"),
     "feed_gaps": (
-        "venue", "market", "symbol", "kind", "started", "ended", "reason", "missing", "source", "seq",
+        "venue", "market", "symbol", "kind", "started", "ended", "reason", "missing", "source", "seq", "exchange",
     ),
     "ingest_ledger": (
         "minute", "market", "venue", "symbol", "kind", "received", "through_seq", "source", "seq",
@@ -476,7 +476,7 @@ cdef class CopyBatch:
         return field_int8(at, <int64_t>record.header.seq)
 
     cdef char* put_gap(self, char* at, const sise_gap* gap, int16_t source) noexcept nogil:
-        at = put_int16(at, 10)
+        at = put_int16(at, 11)
         at = field_name(at, &self.venues[gap.header.venue])
         at = field_name(at, &self.markets[gap.header.market])
         at = field_symbol(at, gap.symbol)
@@ -486,7 +486,8 @@ cdef class CopyBatch:
         at = field_name(at, &self.gap_reasons[gap.reason])
         at = field_optional(at, gap.missing, 0)
         at = field_int2(at, source)
-        return field_int8(at, <int64_t>gap.header.seq)
+        at = field_int8(at, <int64_t>gap.header.seq)
+        return field_exchange(at, self.exchanges, gap.header.flags)
 
     cdef char* put_ledger(self, char* at, const sise_ledger* ledger, int16_t source) noexcept nogil:
         at = put_int16(at, 9)

@@ -100,7 +100,7 @@ typedef struct {
     uint8_t bid_scale;              /* 116 */
     uint8_t change_rate_scale;      /* 117 */
     uint8_t side;                   /* 118: enum sise_side, the aggressor */
-    uint8_t reserved;               /* 119 */
+    uint8_t number_check;           /* 119: digest of the venue's own number of the trade, 0: it has none */
 } sise_trade;                       /* 120 */
 
 typedef struct {

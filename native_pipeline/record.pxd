@@ -77,7 +77,7 @@ cdef extern from "layout.h" nogil:
         uint8_t bid_scale
         uint8_t change_rate_scale
         uint8_t side
-        uint8_t reserved
+        uint8_t number_check
 
     ctypedef struct sise_book:
         sise_record_header header

@@ -1060,30 +1060,6 @@ cdef class RingWriter(RingFile):
         if self.append_quarantine(reason, detail, venue, market, recv_ns, b"", 0, frame, len(frame)) < 0:
             raise RingError(f"{self.path}: full")
 
-    def append_gap(self, str symbol not None, int data_kind, int64_t started_ns, int64_t ended_ns, int reason, *,
-                   int venue, int market, missing=None) -> None:
-        """Append a gap record: *symbol*'s stream of *data_kind* had a hole. Raises RingError when the ring is full."""
-        cdef bytes name = symbol.encode("ascii")
-        cdef sise_gap* record
-        self._require_open()
-        if len(name) > SISE_SYMBOL_BYTES:
-            raise ValueError(f"symbol {symbol!r} is longer than {SISE_SYMBOL_BYTES} characters")
-        record = <sise_gap*>self.reserve(sizeof(sise_gap))
-        if record is NULL:
-            raise RingError(f"{self.path}: full")
-        memset(<char*>record + sizeof(sise_record_header), 0, sizeof(sise_gap) - sizeof(sise_record_header))
-        record.header.kind = SISE_GAP
-        record.header.venue = venue
-        record.header.market = market
-        record.header.recv_ns = ended_ns
-        memcpy(record.symbol, <const char*>name, len(name))
-        record.started_ns = started_ns
-        record.ended_ns = ended_ns
-        record.missing = SISE_ABSENT if missing is None else missing
-        record.data_kind = data_kind
-        record.reason = reason
-        self.commit(<char*>record)
-
     def flush_ledger(self, int64_t now_ns, *, bint force=False) -> int:
         """Append one ledger record per (minute, symbol, kind) counted since the last flush, if a minute has ended.
 
@@ -1173,30 +1149,6 @@ cdef class RingWriter(RingFile):
             self.publish_head()
         return i
 
-    def streams(self):
-        """Return {(symbol, data kind): newest receipt, wall clock ns} of every stream seen, on any exchange."""
-        cdef Stream* stream
-        cdef uint64_t i
-        newest = {}
-        for i in range(self.streams_seen.slot_count):
-            stream = &self.streams_seen.slots[i]
-            if stream.recv_ns:
-                key = (stream.symbol[:strnlen(stream.symbol, SISE_SYMBOL_BYTES)].decode("ascii"), stream.tag & 0xff)
-                newest[key] = max(newest.get(key, 0), stream.recv_ns)
-        return newest
-
-    def transits(self):
-        """Return {(symbol, data kind): (recv_ns, exchange_ns)} of the newest record of every stream seen."""
-        cdef Stream* stream
-        cdef uint64_t i
-        newest = {}
-        for i in range(self.streams_seen.slot_count):
-            stream = &self.streams_seen.slots[i]
-            if stream.recv_ns:
-                key = (stream.symbol[:strnlen(stream.symbol, SISE_SYMBOL_BYTES)].decode("ascii"), stream.tag & 0xff)
-                newest[key] = max(newest.get(key, (0, 0)), (stream.recv_ns, stream.exchange_ns))
-        return newest
-
     @property
     def late_trades(self) -> int:
         """Trades that arrived behind a later one of their stream, since this producer began."""
@@ -1223,38 +1175,6 @@ cdef class RingWriter(RingFile):
             if record.recv_ns > 0:
                 return record.recv_ns
             position += record.length
-
-    def last_receipts(self):
-        """Return {(symbol, data kind): (recv_ns, exchange_ns)} of the newest record of each in the ring.
-
-        Of several venues or exchanges, that of the stream that fell silent first.
-
-        A gap record counts as a receipt at its end: the stream was whole again. Reads everything the ring still holds.
-        """
-        cdef Ledger newest = Ledger()
-        cdef LedgerEntry* entry
-        cdef const sise_record_header* record
-        cdef uint64_t position, found, seq, i, end = self.position
-        position = self._first_trusted(self._oldest(), end)
-        with nogil:
-            while True:
-                record = self.record_at(&position, end)
-                if record is not NULL:
-                    newest.remember(record)
-                    position += record.length
-                elif position < end and self.find_boundary(position + 8, &found, &seq) == 0:
-                    position = found
-                else:
-                    break
-        receipts = {}
-        for i in range(newest.slots):
-            entry = &newest.entries[i]
-            if entry.count:
-                symbol = entry.symbol[:strnlen(entry.symbol, SISE_SYMBOL_BYTES)].decode("ascii")
-                key = (symbol, entry.tag & 0xff)
-                receipt = (entry.recv_ns, entry.exchange_ns)
-                receipts[key] = min(receipts.get(key, receipt), receipt)
-        return receipts
 
     def _oldest(self) -> int:
         """Position below which everything may be overwritten."""

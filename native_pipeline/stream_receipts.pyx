@@ -102,7 +102,7 @@ def append_gap(RingWriter ring not None, stream, int64_t started_ns, int64_t end
                int venue, int market) -> None:
     """Append a gap record: *stream*, (symbol, data kind, exchange), was interrupted. Not published yet.
 
-    Raises RingError when the ring is full.
+    Raises RingError when the ring is full or closed.
     """
     cdef sise_gap* record
     cdef bytes name
@@ -112,7 +112,7 @@ def append_gap(RingWriter ring not None, stream, int64_t started_ns, int64_t end
         raise ValueError(f"symbol {symbol!r} is longer than {SISE_SYMBOL_BYTES} characters")
     record = <sise_gap*>ring.reserve(sizeof(sise_gap))
     if record is NULL:
-        raise RingError(f"{ring.path}: full")
+        raise RingError(f"{ring.path}: {'closed' if ring.closed else 'full'}")
     memset(<char*>record + sizeof(sise_record_header), 0, sizeof(sise_gap) - sizeof(sise_record_header))
     record.header.kind = SISE_GAP
     record.header.flags = EXCHANGE_FLAGS[exchange]

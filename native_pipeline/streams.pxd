@@ -43,7 +43,7 @@ cdef struct Stream:
     uint32_t recent_room    # RECENT or RECENT_OF_PAIR
     uint16_t holes
     uint16_t hole_room
-    uint64_t reserved
+    int64_t inherited_ns    # newest exchange time of the numbered trades that a predecessor wrote, 0: none
 
 
 cdef struct FoundGap:
@@ -74,7 +74,7 @@ cdef class Streams:
     cdef bint admit(self, Stream* stream, sise_record_header* record, uint64_t identity,
                     uint64_t content) noexcept nogil
     cdef bint judge(self, Stream* stream, sise_trade* trade, bint of_pair) noexcept nogil
-    cdef bint is_new_number(self, Stream* stream, uint64_t number, bint of_pair) noexcept nogil
+    cdef bint is_new_number(self, Stream* stream, sise_trade* trade, uint64_t number, bint of_pair) noexcept nogil
     cdef bint is_new_content(self, Stream* stream, uint64_t content, uint16_t connection) noexcept nogil
     # Take a record that is in the ring already: a producer that takes over knows what its predecessor knew.
     cdef void observe(self, const sise_record_header* record) noexcept nogil

@@ -64,6 +64,16 @@ cdef inline uint64_t _identity(const sise_trade* trade) noexcept nogil:
                 ^ <uint64_t>trade.side << 56) | 1
 
 
+# A digest of a venue's own number, never 0: what a record has room for.
+cdef inline uint8_t _check_of(uint64_t number) noexcept nogil:
+    return <uint8_t>(1 + _mix(0, number) % 255)
+
+
+# A trade with a number, as it is known from its record alone.
+cdef inline uint64_t _written_identity(const sise_trade* trade) noexcept nogil:
+    return _mix(_identity(trade), trade.number_check) | 1
+
+
 # Does the trade say how far its session has come? A total that is smaller than the trade itself, or a trade of nothing,
 # says nothing.
 cdef inline bint _is_chained(const sise_trade* trade) noexcept nogil:
@@ -250,7 +260,7 @@ cdef class Streams:
             if not self.judge(stream, trade, of_pair):
                 return False
         elif identity:
-            if not self.is_new_number(stream, identity, of_pair):
+            if not self.is_new_number(stream, trade, identity, of_pair):
                 return False
         elif content and not self.is_new_content(stream, content, record.connection):
             return False
@@ -259,13 +269,24 @@ cdef class Streams:
         stream.exchange_ns = trade.exchange_ns
         return True
 
-    cdef bint is_new_number(self, Stream* stream, uint64_t number, bint of_pair) noexcept nogil:
-        """A number above all before is new without a look at them; they need not come in order."""
+    cdef bint is_new_number(self, Stream* stream, sise_trade* trade, uint64_t number, bint of_pair) noexcept nogil:
+        """A number above all before is new without a look at them; they need not come in order.
+
+        Of what a predecessor wrote, the numbers are not known, only their digests: a trade that is not newer than those
+        is a repetition if it says the same as one of them, which then stands for that number alone.
+        """
         cdef uint64_t identity = _mix(0, number) | 1
+        cdef int64_t place
+        trade.number_check = _check_of(number)
         if number > stream.top_number:
             stream.top_number = number
         elif _find_recent(stream, identity) >= 0:
             return False
+        if trade.exchange_ns <= stream.inherited_ns:
+            place = _find_recent(stream, _written_identity(trade))
+            if place >= 0:
+                stream.recent[place] = identity
+                return False
         _remember(stream, identity, of_pair)
         return True
 
@@ -353,7 +374,13 @@ cdef class Streams:
             copy.header.flags &= <uint8_t>(~SISE_FLAG_LATE)
             stream = self.find(&copy.header)
             if stream is not NULL:
-                if record.flags & SISE_FLAG_LATE and stream.cum_volume == SISE_ABSENT:
+                if copy.number_check:
+                    _remember(stream, _written_identity(&copy), False)
+                    stream.inherited_ns = max(stream.inherited_ns, copy.exchange_ns)
+                    _settle(stream)
+                    stream.recv_ns = record.recv_ns
+                    stream.exchange_ns = copy.exchange_ns
+                elif record.flags & SISE_FLAG_LATE and stream.cum_volume == SISE_ABSENT:
                     _remember(stream, _identity(&copy), False)   # the stream did not begin with it
                 else:
                     self.admit(stream, &copy.header, 0, 0)

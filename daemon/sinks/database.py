@@ -77,8 +77,8 @@ NEWEST_RECEIPT = over_market_tables(
 # Once, however often it is tried: until a row of that ring is stored, `started` stays what it is.
 ADD_GAPS = over_market_tables(
     """
-INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq)
-SELECT venue, market, symbol, kind, %(started)s::timestamptz, now(), %(reason)s, NULL::float8, source, 0
+INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq, exchange)
+SELECT venue, market, symbol, kind, %(started)s::timestamptz, now(), %(reason)s, NULL::float8, source, 0, NULL::text
 FROM (
     SELECT venue, market, symbol, kind, source FROM ingest_ledger
     WHERE source = %(ring)s AND minute >= %(updated_at)s - INTERVAL '3 days'

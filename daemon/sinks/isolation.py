@@ -40,7 +40,9 @@ MANY_REFUSALS = 64  # of parts of one table; after that the server goes through 
 
 KEEP = """
 INSERT INTO quarantine (recv_time, venue, reason, detail, frame, original_bytes, source, seq, kind, market, symbol)
-VALUES (%s, %s, %s, 0, %s, %s, %s, %s, %s, %s, %s)"""
+SELECT %s, %s, %s, 0, %s, %s, %s, %s, %s, %s, %s"""
+# An earlier attempt may have kept it, whose answer was lost.
+KEEP_ONCE = KEEP + " WHERE NOT EXISTS (SELECT FROM quarantine WHERE (source, seq) = (%s, %s) AND kind IS NOT NULL)"
 
 
 # What finds a row with the help of an index or a partition, besides the source and seq that identify it.
@@ -52,6 +54,8 @@ FOUND_BY: Mapping[str, Sequence[str]] = {
 }
 MAKE_INCOMING = """
 CREATE TEMPORARY TABLE {incoming} (LIKE {table}, incoming_row int4 GENERATED ALWAYS AS IDENTITY) ON COMMIT DROP"""
+# Row by row: a plan over whole tables, which may be years long, is never worth it. Until the end of the transaction.
+BY_INDEX = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
 TAKE_KNOWN = "DELETE FROM {incoming} AS incoming USING {table} AS stored WHERE {same} RETURNING incoming_row"
 INSERT_NEW = """
 INSERT INTO {table} ({columns}) SELECT {columns} FROM {incoming} ORDER BY incoming_row ON CONFLICT DO NOTHING"""
@@ -121,8 +125,10 @@ def report(isolated: Isolated, counters: Counters, alerts: Alerts) -> None:
         alerts.send("WARNING", "rows_refused", message, subject="database")
 
 
-def store(connection: Connection, block: RecordBlock) -> Isolated:
+def store(connection: Connection, block: RecordBlock, *, is_doubtful: bool = False) -> Isolated:
     """Store what the server takes of *block* and keep the rest in `quarantine`, inside the caller's transaction.
+
+    is_doubtful: each row may be in its table already, or in quarantine, and is looked for first.
 
     Raises psycopg.Error for every failure that is not about a value of a row, RefusalNotKept if `quarantine` refuses.
     """
@@ -135,7 +141,7 @@ def store(connection: Connection, block: RecordBlock) -> Isolated:
     reasons: Counter[str] = Counter()
     batch = new_batch()
     for table in (table for table in COLUMNS if table in tables):
-        rows = _TableRows(connection, table, block, tables[table], batch)
+        rows = _TableRows(connection, table, block, tables[table], batch, is_doubtful=is_doubtful)
         refused = rows.store()
         _keep(connection, block, [(tables[table][each.row], each.refusal) for each in refused])
         reasons.update(f"{table}: {_text_of(each.refusal)}" for each in refused)
@@ -163,13 +169,21 @@ class _TableRows:
     """The rows of one table in a block, and how they get there."""
 
     def __init__(
-        self, connection: Connection, table: str, block: RecordBlock, records: Sequence[int], batch: CopyBatch
+        self,
+        connection: Connection,
+        table: str,
+        block: RecordBlock,
+        records: Sequence[int],
+        batch: CopyBatch,
+        *,
+        is_doubtful: bool,
     ) -> None:
         self._connection = connection
         self._table = table
         self._block = block
         self._records = records  # of the rows, in the block
         self._batch = batch
+        self._is_doubtful = is_doubtful
         self._conflicts: list[RefusedRow] = []
         self._refusals = 0
         self.already_stored = 0
@@ -182,11 +196,11 @@ class _TableRows:
     def _attempt(self, begin: int, end: int) -> Refusal | None:
         """Store the rows [begin, end), or none of them and say why."""
         self._encode(begin, end)
-        refusal = self._copy()
+        refusal = self._merge(begin) if self._is_doubtful else self._copy()
         if refusal is None:
             return None
         self._refusals += 1
-        if refusal.state == UNIQUE_VIOLATION:
+        if refusal.state == UNIQUE_VIOLATION and not self._is_doubtful:
             return self._merge(begin)
         if self._refusals > MANY_REFUSALS and end - begin > 1:
             return self._store_each(begin, refusal)
@@ -212,6 +226,7 @@ class _TableRows:
             with self._connection.transaction():
                 self._execute(MAKE_INCOMING, names)
                 copy_rows(self._connection, self._table, self._batch, into=names["incoming"])
+                self._execute(BY_INDEX, names)
                 known = self._execute(TAKE_KNOWN, names).fetchall()
                 self._execute(INSERT_NEW, names)
                 left = self._execute(FIND_LEFT, names).fetchall()
@@ -231,8 +246,10 @@ class _TableRows:
                 self._execute(MAKE_INCOMING, names)
                 self._execute(MAKE_REFUSED, names)
                 copy_rows(self._connection, self._table, self._batch, into=names["incoming"])
+                self._execute(BY_INDEX, names)
+                known = self._execute(TAKE_KNOWN, names).fetchall() if self._is_doubtful else []
                 self._execute(INSERT_EACH, names)
-                known = self._execute(TAKE_KNOWN_OF_REFUSED, names).fetchall()
+                known += self._execute(TAKE_KNOWN_OF_REFUSED, names).fetchall()
                 found = self._execute(FIND_REFUSED, names).fetchall()
                 refused = [
                     _refused_row(first_row + int(str(row)) - 1, str(state), str(why)) for row, state, why in found

@@ -63,6 +63,8 @@ class SpillDirectory:
         self._free_bytes = free_bytes
         self._newest = ""  # time of the newest name
         self._headers: dict[str, Header] = {}
+        self._unsynced = ""  # name of the file that is being made durable: nobody else may see it yet
+        self._unreadable: dict[str, str] = {}  # name of a file, or of the directory -> why
         self._log = log.get()
 
     def open(self) -> list[SpillFile]:
@@ -74,9 +76,9 @@ class SpillDirectory:
         return self.files()
 
     def files(self) -> list[SpillFile]:
-        """Return the whole files, oldest first; a damaged one is moved aside and reported."""
+        """Return the whole files, oldest first; a damaged one is moved aside and reported, an unreadable one left."""
         found = []
-        for path in self._paths():
+        for path in self._readable_paths():
             header = self._header_of(path)
             if header is not None:
                 found.append(SpillFile(path, header))
@@ -84,13 +86,18 @@ class SpillDirectory:
 
     def size(self) -> tuple[int, int]:
         """Return (files, bytes) that wait here."""
-        paths = self._paths()
+        paths = self._readable_paths()
         known = [self._headers.get(path.name) for path in paths]
         sizes = [_size_of(p) if h is None else h.file_bytes for p, h in zip(paths, known, strict=True)]
         return len(sizes), sum(sizes)
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """What could not be read when it was last tried, and perhaps will be: name -> reason."""
+        return dict(self._unreadable)
+
     def batches(self) -> set[uuid.UUID]:
-        """Return the batches whose files are here by their names, also of those that cannot be read."""
+        """Return the batches whose files are here by their names, also of those that cannot be read. Raises OSError."""
         found = (NAME.fullmatch(path.name) for path in self._paths())
         return {uuid.UUID(hex=name["batch"]) for name in found if name is not None}
 
@@ -122,6 +129,12 @@ class SpillDirectory:
         except SegmentDamaged as exc:
             self.move_aside(file.path, exc)
             raise
+        except FileNotFoundError:
+            raise
+        except OSError as exc:
+            self._note_unreadable(file.path, exc)
+            raise
+        self._unreadable.pop(file.path.name, None)
         if header != file.header:
             raise SegmentDamaged(f"{file.path}: is another batch than before")
         return parts
@@ -141,9 +154,30 @@ class SpillDirectory:
 
     def _paths(self) -> list[Path]:
         try:
-            return sorted(path for path in self.path.iterdir() if NAME.fullmatch(path.name))
+            found = sorted(path for path in self.path.iterdir() if NAME.fullmatch(path.name))
         except FileNotFoundError:
+            found = []
+        return [path for path in found if path.name != self._unsynced]
+
+    def _readable_paths(self) -> list[Path]:
+        """None if the directory cannot be read: what is in it waits for the day that it can."""
+        try:
+            found = self._paths()
+        except OSError as exc:
+            if self._unreadable.get(self.path.name) is None:
+                self._log.critical("spill_directory_unusable", error=str(exc))
+            self._unreadable[self.path.name] = str(exc)
             return []
+        self._unreadable.pop(self.path.name, None)
+        for name in self._unreadable.keys() - {path.name for path in found}:
+            self._unreadable.pop(name, None)
+        return found
+
+    def _note_unreadable(self, path: Path, reason: Exception) -> None:
+        """Once for each file: it is tried again all the time."""
+        if path.name not in self._unreadable:
+            self._log.critical("spill_file_unreadable", file=path.name, reason=str(reason))
+        self._unreadable[path.name] = str(reason)
 
     def _header_of(self, path: Path) -> Header | None:
         known = self._headers.get(path.name)
@@ -157,9 +191,10 @@ class SpillDirectory:
             self.move_aside(path, exc)
             return None
         except (SegmentError, OSError) as exc:  # whole, or perhaps whole: left where it is
-            self._log.critical("spill_file_unreadable", file=path.name, reason=str(exc))
+            self._note_unreadable(path, exc)
             return None
         self._headers[path.name] = header
+        self._unreadable.pop(path.name, None)
         return header
 
     def _require_room(self, size_bytes: int) -> None:
@@ -196,6 +231,7 @@ class SpillDirectory:
             finally:
                 os.close(fd)
             reach("spill.synced")
+            self._unsynced = path.name
             unfinished.rename(path)
             reach("spill.renamed")
             _sync_directory(self.path)
@@ -206,6 +242,8 @@ class SpillDirectory:
                 with contextlib.suppress(OSError):
                     left.unlink(missing_ok=True)
             raise
+        finally:
+            self._unsynced = ""
 
 
 def _read_header(path: Path) -> Header:

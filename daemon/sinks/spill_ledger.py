@@ -35,9 +35,9 @@ UPDATE spilled_batches SET lost_at = now() WHERE batch = %s AND stored_at IS NUL
 RETURNING rings, records, first_recv, last_recv"""
 # Every stream that the lost batch may have had something of: those of its rings around its time.
 LOST_GAPS = """
-INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq)
+INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq, exchange)
 SELECT DISTINCT venue, market, symbol, kind, %(first)s::timestamptz, %(last)s::timestamptz, 'spill file lost',
-    NULL::float8, source, 0
+    NULL::float8, source, 0, NULL::text
 FROM ingest_ledger
 WHERE source = ANY(%(rings)s) AND minute BETWEEN %(first)s::timestamptz - INTERVAL '3 days'
     AND %(last)s::timestamptz + INTERVAL '1 hour'"""
@@ -50,6 +50,10 @@ class Known:
     is_stored: bool
     after_seqs: dict[Ring, int]  # of the records that are only in the file
 
+    def is_doubtful(self, header: Header) -> bool:
+        """Whether rows of it may be there: the cursors were beyond its beginning when it was registered."""
+        return any(self.after_seqs.get((one.ring, one.epoch), 0) > one.after_seq for one in header.ranges)
+
 
 class RegisterClaim:
     """Registers batches, oldest first, when its transaction begins; it takes no rows. For `Database.store`."""
@@ -58,18 +62,17 @@ class RegisterClaim:
 
     def __init__(self, headers: Sequence[Header]) -> None:
         self._headers = headers
-        self.passed: list[uuid.UUID] = []  # the cursors were beyond them: they had been stored before they were spilled
         self.missing = 0  # records between a cursor and the batch behind it, which no file has
 
     def take(self, connection: Connection) -> bool:
         """Register what is not registered yet."""
-        self.passed, self.missing = [], 0
+        self.missing = 0
         for header in self._headers:
             self._register(connection, header)
         return True
 
     def is_taken(self, connection: Connection) -> bool:
-        """Tell whether every batch is registered; one that the cursors had passed never is, and is looked at again."""
+        """Tell whether every batch is registered."""
         query = "SELECT count(*) FROM spilled_batches WHERE batch = ANY(%s)"
         return connection.execute(query, [[header.batch for header in self._headers]]).fetchone() == (
             len(self._headers),
@@ -80,9 +83,6 @@ class RegisterClaim:
         # Asked behind the locks: a killed predecessor's registration may be committed by the server only now, and
         # its moved cursor alone would look as if the batch itself had been stored.
         if connection.execute(BATCH_IS_KNOWN, [header.batch]).fetchone() is not None:
-            return
-        if all(after >= one.through_seq for after, one in zip(after_seqs, header.ranges, strict=True)):
-            self.passed.append(header.batch)
             return
         connection.execute(
             REGISTER,
@@ -102,15 +102,19 @@ class RegisterClaim:
                 connection.execute(MOVE_CURSOR, [one.through_seq, one.ring, one.epoch])
 
     def _effective_after(self, connection: Connection, one: Range) -> int:
-        """Return the seq behind which the records of *one* are in its file only, and lock the ring's cursor."""
+        """Return the seq behind which the records of *one* are in its file only, and lock the ring's cursor.
+
+        Those up to it were committed before they were spilled, and the answer was lost; or the file could not be read
+        for a time, and live batches went on without it. Which of the two, only the rows themselves can tell.
+        """
         connection.execute(START_CURSOR, [one.ring, one.epoch, one.after_seq])
         row = connection.execute(LOCK_CURSOR, [one.ring, one.epoch]).fetchone()
         assert row is not None
         cursor = int(str(row[0]))
         if cursor < one.after_seq:
             self._note_missing(connection, one, cursor, row[1])
-        elif one.after_seq < cursor < one.through_seq:
-            log.get().warning("spill_stored_in_part", ring=one.ring, after_seq=one.after_seq, cursor=cursor)
+        elif one.after_seq < cursor:
+            log.get().info("spill_in_doubt", ring=one.ring, after_seq=one.after_seq, cursor=cursor)
         return max(cursor, one.after_seq)
 
     def _note_missing(self, connection: Connection, one: Range, cursor: int, updated_at: object) -> None:

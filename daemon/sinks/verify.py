@@ -40,9 +40,10 @@ MAX_SHOWN = 50
 
 QUARANTINED = "SELECT count(*) FROM quarantine WHERE recv_time >= %s AND kind IS NULL AND replayed_at IS NULL"
 GAPS = """
-SELECT market, symbol, kind, reason, count(*), sum(extract(epoch FROM ended - started)), sum(missing),
+SELECT market, symbol, exchange, kind, reason, count(*), sum(extract(epoch FROM ended - started)), sum(missing),
     min(started), max(ended)
-FROM feed_gaps WHERE ended >= %(start)s GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
+FROM feed_gaps WHERE ended >= %(start)s GROUP BY 1, 2, 3, 4, 5
+ORDER BY 1, 2, 3 NULLS FIRST, 4, 5"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class GapSum:
 
     market: str
     symbol: str
+    exchange: str | None  # None: the main one of the market
     kind: str
     reason: str
     gaps: int
@@ -69,8 +71,10 @@ class GapSum:
     def as_text(self) -> str:
         """Return one line."""
         missing = "" if self.missing is None else f", {self.missing:,.16g} shares missing"
+        exchange = "" if self.exchange is None else f" {self.exchange}"
         return (
-            f"{self.market} {self.symbol} {self.kind}: {self.reason}: {self.gaps:,} x, {self.seconds:,.3f} s{missing}"
+            f"{self.market} {self.symbol}{exchange} {self.kind}: {self.reason}: {self.gaps:,} x,"
+            f" {self.seconds:,.3f} s{missing}"
             f" ({self.first_started.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
             f" to {self.last_ended.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z)"
         )
@@ -319,8 +323,8 @@ def _count(connection: Connection, query: str, parameters: Sequence[object]) -> 
 
 def _read_gaps(connection: Connection, start: datetime) -> list[GapSum]:
     return [
-        GapSum(market, symbol, kind, reason, gaps, float(seconds), missing, started, ended)
-        for market, symbol, kind, reason, gaps, seconds, missing, started, ended in connection.execute(
+        GapSum(market, symbol, exchange, kind, reason, gaps, float(seconds), missing, started, ended)
+        for market, symbol, exchange, kind, reason, gaps, seconds, missing, started, ended in connection.execute(
             GAPS, {"start": start}
         )
     ]

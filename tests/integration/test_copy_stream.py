@@ -167,7 +167,7 @@ def test_quarantine_gaps_and_ledger_arrive_too(tmp_path: Path, postgres_dsn: str
         tmp_path,
         [
             Quarantine(frame=frame, original_bytes=5000, reason=2, detail=17, recv_ns=ns),
-            Gap(symbol=b"005930", started_ns=ns, ended_ns=ns + 5000, missing=120, data_kind=2, reason=1),
+            Gap(symbol=b"005930", started_ns=ns, ended_ns=ns + 5000, missing=120, data_kind=2, reason=1, flags=16),
             Gap(symbol=b"000660", started_ns=ns, ended_ns=ns + 5000, data_kind=1, reason=2),
             Ledger(
                 symbol=b"005930",
@@ -191,8 +191,9 @@ def test_quarantine_gaps_and_ledger_arrive_too(tmp_path: Path, postgres_dsn: str
     assert first_gap == {
         "venue": "kis", "market": "kr", "symbol": "005930", "kind": "orderbook", "started": moment(ns),
         "ended": moment(ns + 5000), "reason": "connection_lost", "missing": 120.0, "source": RING, "seq": seqs[1],
+        "exchange": "nxt",
     }  # fmt: skip
-    assert (second_gap["missing"], second_gap["kind"]) == (None, "trade")
+    assert (second_gap["missing"], second_gap["kind"], second_gap["exchange"]) == (None, "trade", None)
     assert ledger == {
         "minute": moment(ns // 60_000_000_000 * 60_000_000_000), "market": "kr", "venue": "kis", "symbol": "005930",
         "kind": "event", "received": 4, "through_seq": 9, "source": RING, "seq": seqs[3],

@@ -20,10 +20,9 @@ from tests.integration.test_worker import Bench, bench, lines, on_uvloop, wait_u
 __all__ = ["bench", "lines"]  # fixtures
 
 FRAMES = 100_000
+REPLIES = 20_000  # Python takes some 10,000 a second, in portions; the rest waits in the listener and in the socket
 # Of one turn of the event loop; CPU time, so that a busy machine does not count so much.
 MOST_CPU_S = 0.05
-# What only Python can read costs some 10 us each, and one read of the socket brings thousands of such tiny frames.
-MOST_CPU_OF_REPLIES_S = 0.2
 
 
 class Venue:
@@ -115,29 +114,29 @@ def frame(text: bytes, opcode: int = 1) -> bytes:
 
 @pytest.mark.requirement("F17")
 @pytest.mark.parametrize(
-    ("one", "counted", "limit_s"),
+    ("one", "count", "counted"),
     [
-        (frame(b"0|Z|1|"), "records_quarantined", MOST_CPU_S),
-        (frame(b"{"), "", MOST_CPU_OF_REPLIES_S),
-        (frame(b'{"is":"?"}'), "", MOST_CPU_OF_REPLIES_S),
-        (frame(b"", 9), "", MOST_CPU_S),
+        (frame(b"0|Z|1|"), FRAMES, "records_quarantined"),
+        (frame(b"{"), REPLIES, "control_frames"),
+        (frame(b'{"is":"?"}'), REPLIES, "control_frames"),
+        (frame(b"", 9), FRAMES, "frames_received"),
     ],
     ids=["data that cannot be read", "replies that cannot be read", "replies", "pings"],
 )  # fmt: skip
 @on_uvloop
-async def test_a_hundred_thousand_tiny_frames_in_one_write_never_hold_the_loop(
-    bench: Bench, lines: io.StringIO, venue: Venue, one: bytes, counted: str, limit_s: float
+async def test_a_flood_of_tiny_frames_in_one_write_never_holds_the_loop(
+    bench: Bench, lines: io.StringIO, venue: Venue, one: bytes, count: int, counted: str
 ) -> None:
     async with working(bench, settings(venue.url), planned(*SYMBOLS[:1]), venue=InventedVenue) as running:
         await wait_until(lambda: running.confirmed == 1)
-        before = bench.value("frames_received")
+        before = bench.value(counted)
         async with longest_turn() as longest:
-            venue.write(one * FRAMES)
+            venue.write(one * count)
             async with asyncio.timeout(30.0):
-                while bench.value("frames_received") - before < FRAMES or (counted and bench.value(counted) < FRAMES):
+                while bench.value(counted) - before < count:
                     await asyncio.to_thread(drain, bench)
         assert bench.value("connections_lost") == 0
         assert lines.getvalue().count("\n") < 50
 
     print(f"longest turn: {longest[0] * 1e3:.1f} ms of CPU")
-    assert longest[0] < limit_s
+    assert longest[0] < MOST_CPU_S

@@ -60,7 +60,7 @@ def test_migrating_twice_applies_everything_once(empty_postgres_dsn: str) -> Non
     assert first == [
         "0001_tables", "0002_market_tables_by_day.plain", "0003_minute_bars.plain", "0004_events_and_exchanges",
         "0005_market_events_by_day.plain", "0006_minute_bars_by_exchange.plain",
-        "0007_spill", "0008_quarantine_replay", "0009_replayed_captures",
+        "0007_spill", "0008_quarantine_replay", "0009_replayed_captures", "0010_gap_exchange",
     ]  # fmt: skip
     assert second == []
 
@@ -122,7 +122,7 @@ def test_a_database_of_the_version_before_events_keeps_its_rows(empty_postgres_d
         columns = {table: columns_of(connection, table) for table in ("market_ticks", "market_orderbook")}
         rows = {table: connection.execute(select_all(table)).fetchall() for table in columns}
 
-        assert len(schema.migrate(empty_postgres_dsn)) == 6
+        assert len(schema.migrate(empty_postgres_dsn)) == 7
         assert schema.migrate(empty_postgres_dsn) == []
 
         for table, before in columns.items():

@@ -75,11 +75,20 @@ class Bench:
         with redis.Redis.from_url(self._redis_url) as client:
             client.hincrby(f"published:minute:{minute}", f"kr|{symbol}|{kind}", count)
 
-    def gap(self, started: datetime, seconds: float, *, symbol: str, reason: str, missing: float | None = None) -> None:
+    def gap(
+        self,
+        started: datetime,
+        seconds: float,
+        *,
+        symbol: str,
+        reason: str,
+        missing: float | None = None,
+        exchange: str | None = None,
+    ) -> None:
         with psycopg.connect(self._dsn) as connection:
             connection.execute(
-                "INSERT INTO feed_gaps VALUES ('kis', 'kr', %s, 'trade', %s, %s, %s, %s, 0, 1)",
-                [symbol, started, started + timedelta(seconds=seconds), reason, missing],
+                "INSERT INTO feed_gaps VALUES ('kis', 'kr', %s, 'trade', %s, %s, %s, %s, 0, 1, %s)",
+                [symbol, started, started + timedelta(seconds=seconds), reason, missing, exchange],
             )
 
     def spill(
@@ -351,6 +360,7 @@ def test_gaps_are_listed_by_stream_and_reason_and_are_no_difference(bench: Bench
     for missing in (120, 7):
         bench.gap(MINUTE, 1, symbol="005930", reason="cumulative volume does not add up", missing=missing)
     bench.gap(MINUTE, 0, symbol="000660", reason="worker restarted")
+    bench.gap(MINUTE, 4, symbol="005930", reason="connection lost", exchange="nxt")
 
     report = bench.verify(MINUTE)
 
@@ -358,18 +368,21 @@ def test_gaps_are_listed_by_stream_and_reason_and_are_no_difference(bench: Bench
         return MINUTE + timedelta(seconds=seconds)
 
     assert report.gap_sums == [
-        GapSum("kr", "000660", "trade", "worker restarted", 1, 0.0, None, MINUTE, MINUTE),
-        GapSum("kr", "005930", "trade", "connection lost", 2, 3.5, None, second(-2), second(10.5)),
-        GapSum("kr", "005930", "trade", "cumulative volume does not add up", 2, 2.0, 127.0, MINUTE, second(1)),
+        GapSum("kr", "000660", None, "trade", "worker restarted", 1, 0.0, None, MINUTE, MINUTE),
+        GapSum("kr", "005930", None, "trade", "connection lost", 2, 3.5, None, second(-2), second(10.5)),
+        GapSum("kr", "005930", None, "trade", "cumulative volume does not add up", 2, 2.0, 127.0, MINUTE, second(1)),
+        GapSum("kr", "005930", "nxt", "trade", "connection lost", 1, 4.0, None, MINUTE, second(4)),
     ]
-    assert (report.gaps, report.is_complete) == (5, True)
+    assert (report.gaps, report.is_complete) == (6, True)
+    assert "kr 005930 nxt trade: connection lost: 1 x, 4.000 s (" in report.as_text()
     assert "kr 005930 trade: connection lost: 2 x, 3.500 s (" in report.as_text()
     assert "does not add up: 2 x, 2.000 s, 127 shares missing (" in report.as_text()
     as_json = json.loads(json.dumps(report.as_dict()))
-    assert (as_json["gaps"], as_json["complete"]) == (5, True)
+    assert (as_json["gaps"], as_json["complete"]) == (6, True)
     assert as_json["feed_gaps"][2] == {
-        "market": "kr", "symbol": "005930", "kind": "trade", "reason": "cumulative volume does not add up", "gaps": 2,
-        "seconds": 2.0, "missing": 127.0, "first_started": MINUTE.isoformat(), "last_ended": second(1).isoformat(),
+        "market": "kr", "symbol": "005930", "exchange": None, "kind": "trade",
+        "reason": "cumulative volume does not add up", "gaps": 2, "seconds": 2.0,
+        "missing": 127.0, "first_started": MINUTE.isoformat(), "last_ended": second(1).isoformat(),
     }  # fmt: skip
 
 

@@ -179,6 +179,7 @@ def row(record: Record, *, source: int, seq: int, names: Names) -> tuple[str, li
                 float8((record.missing, 0)),
                 int2(source),
                 int8(seq),
+                exchange_of(record.flags),
             ]
         case Ledger():
             return "ingest_ledger", [

@@ -212,6 +212,43 @@ def test_control_messages_reach_python_in_order_with_the_data_around_them(play: 
     assert play(scenario).counters.get("control_frames") == 2
 
 
+MOST_AT_ONCE = 200  # MOST_CONTROL in frame_listener.pyx
+
+
+@pytest.mark.requirement("F17")
+@pytest.mark.parametrize("is_closed", [False, True], ids=["on an open line", "that outlives its connection"])
+def test_a_flood_of_control_messages_is_handed_over_in_portions_with_the_data_around_it(
+    play: Callable[..., Line], is_closed: bool
+) -> None:
+    control = [b'{"n":%d}' % number for number in range(3_000)]
+    numbers = range(1, 1 + len(control) // 10)
+
+    async def scenario(line: Line) -> None:
+        order: list[Any] = []  # as it came out of the listener; of one turn of the loop, control messages first
+        parts = [[*control[10 * number : 10 * number + 10], number + 1] for number in range(len(numbers))]
+        blob = b"".join(text(trade(one) if isinstance(one, int) else one) for part in parts for one in part)
+        line.venue.send(blob + (wire(WSMsgType.CLOSE, struct.pack(">H", 1000)) if is_closed else b""))
+        while len(order) < len(control) + len(numbers):
+            await line.until(lambda: line.listener.paused or line.reader.lag_bytes > 0 or len(line.control) > 0)
+            assert len(line.control) <= 2 * MOST_AT_ONCE  # the rest of what was held, and a portion of the next read
+            order += [*line.control, *volumes(line.take())]
+            line.control.clear()
+            line.listener.try_resume()
+            await asyncio.sleep(0)
+        assert [one for one in order if isinstance(one, bytes)] == control
+        assert [one for one in order if isinstance(one, int)] == list(numbers)
+        for number in numbers:  # each trade behind the control messages before it, and not far behind
+            before = sum(isinstance(one, bytes) for one in order[: order.index(number)])
+            assert 10 * number <= before <= 10 * number + 2 * MOST_AT_ONCE
+        assert line.listener.held_bytes == 0
+        if is_closed:
+            await line.until(lambda: line.closed == 1)
+
+    line = play(scenario)
+    assert line.counters.get("control_frames") == len(control)
+    assert line.counters.get("socket_pauses") >= 1
+
+
 @pytest.mark.requirement("BP-01", "DLP-01")
 def test_a_full_ring_pauses_the_socket_and_loses_and_reorders_nothing(play: Callable[..., Line]) -> None:
     count = 8 * MIB // 120  # eight times what the ring holds

@@ -14,6 +14,7 @@ import pytest
 
 from daemon.errors import RingError
 from native_pipeline.ring import GATING, LOSSY, GatingReader, LossyReader, RingWriter, create_ring
+from native_pipeline.stream_receipts import append_gap
 from tests.spec.ring_support import MIB, QUARANTINE, drain, new_ring, padded
 
 
@@ -140,7 +141,7 @@ def test_a_closed_writer_changes_nothing_any_more(path: Path) -> None:
     with pytest.raises(RingError, match="closed"):
         writer.append(QUARANTINE, b"three")
     with pytest.raises(RingError, match="closed"):
-        writer.append_gap("005930", 1, 0, 0, 0, venue=1, market=1)
+        append_gap(writer, ("005930", 1, ""), 0, 0, 0, venue=1, market=1)
 
 
 def test_a_closed_reader_moves_the_position_of_its_successor_no_more(path: Path) -> None:

@@ -1,0 +1,138 @@
+"""Spill files that come and go, servers that hang, a directory that is none: nothing is removed on a mere suspicion."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from daemon.embedded import EmbeddedPostgres
+from daemon.sinks.spill import DIRECTORY
+from tests.integration.test_writer import (
+    Rings,
+    RunningWriter,
+    drain,
+    make_rings,
+    query,
+    settings_for,
+    spilled_files,
+    stored,
+    wait_until,
+)
+
+__all__ = ["make_rings"]  # the fixture
+
+Servers = Callable[[], EmbeddedPostgres]
+
+
+def spill(rings: Rings, server: EmbeddedPostgres, *, files: int = 3, records: int = 1_000) -> None:
+    """Leave at least *files* files of *records* together, with the server stopped and the writer ended."""
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        wait_until(lambda: rings.counters.get("database_connected"))
+        server.stop("immediate")
+        before = rings.counters.get("records_spilled")
+        for count in range(1, files + 1):
+            for ring in range(len(rings.producers)):
+                rings.fill(records, ring=ring)
+            due = before + count * records * len(rings.producers)
+            wait_until(lambda: rings.counters.get("records_spilled") == due)  # noqa: B023 - awaited here
+        assert running.stop() is True
+
+
+@pytest.mark.requirement("DLP-01", "DLP-03", "F43")
+@pytest.mark.parametrize("busy", [(0, 1), (0,)], ids=["every_ring_goes_on", "one_ring_goes_on"])
+def test_files_that_were_away_for_a_time_are_stored_when_they_are_there_again(
+    make_rings: Callable[..., Rings], own_postgres: Servers, busy: tuple[int, ...]
+) -> None:
+    """A directory that was not mounted, a file of a newer version: live records have moved the cursors over it."""
+    rings = make_rings(2)
+    server = own_postgres()
+    spill(rings, server)
+    files = spilled_files(rings)
+    kept = {path: path.read_bytes() for path in files}
+    for path in files:
+        path.unlink()
+    server.start()
+    for ring in busy:
+        rings.fill(500, ring=ring)
+    drain(rings, server.dsn)
+    assert stored(server.dsn) == (500 * len(busy), 500 * len(busy))
+    assert query(server.dsn, "SELECT count(*) > 0 FROM feed_gaps") == [(False,)], "no stream was known yet"
+
+    for path, data in kept.items():
+        path.write_bytes(data)
+    drain(rings, server.dsn)
+
+    total = 6_000 + 500 * len(busy)
+    assert stored(server.dsn) == (total, total)
+    assert spilled_files(rings) == []
+
+
+@pytest.mark.requirement("DLP-03", "F49")
+def test_of_a_file_that_the_database_has_in_part_only_the_rest_is_stored(
+    make_rings: Callable[..., Rings], own_postgres: Servers
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    spill(rings, server, files=1)
+    kept = {path: path.read_bytes() for path in spilled_files(rings)}
+    server.start()
+    drain(rings, server.dsn)
+    assert stored(server.dsn) == (1_000, 1_000)
+    with_half = "DELETE FROM market_ticks WHERE seq % 2 = 0"
+    query(server.dsn, with_half)
+    query(server.dsn, "DELETE FROM spilled_batches")
+    for path, data in kept.items():
+        path.write_bytes(data)
+
+    drain(rings, server.dsn)
+
+    assert stored(server.dsn) == (1_000, 1_000)
+
+
+@pytest.mark.requirement("BP-01")
+def test_a_server_that_answers_nothing_at_all_fills_no_ring(
+    make_rings: Callable[..., Rings], own_postgres: Servers
+) -> None:
+    """Neither the statement nor the request to cancel it is answered, and the connection stays."""
+    rings = make_rings()
+    server = own_postgres()
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        rings.fill(10)
+        wait_until(lambda: rings.counters.get("rows_committed") == 10)
+        frozen = processes_of(server)
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            rings.fill(20_000)
+            wait_until(lambda: rings.counters.get("records_spilled") >= 15_000)
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: stored(server.dsn)[0] == 20_010)
+        wait_until(lambda: not spilled_files(rings))
+        assert running.stop() is True
+
+    assert stored(server.dsn) == (20_010, 20_010)
+
+
+def processes_of(server: EmbeddedPostgres) -> list[int]:
+    """The postmaster, and its children."""
+    (parent,) = query(server.dsn, "SELECT pg_read_file('postmaster.pid')")
+    pid = int(parent[0].split()[0])
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, check=True, text=True)
+    return [pid, *(int(each) for each in children.stdout.split())]
+
+
+@pytest.mark.requirement("F40")
+def test_a_spill_directory_that_is_none_keeps_no_row_out_of_the_database(
+    make_rings: Callable[..., Rings], postgres_dsn: str
+) -> None:
+    rings = make_rings()
+    (rings.directory / DIRECTORY).write_text("in the way")
+    with RunningWriter(rings, settings_for(postgres_dsn)) as running:
+        rings.fill(100)
+        wait_until(lambda: rings.counters.get("rows_committed") == 100)
+        assert running.stop() is True
+    assert running.error is None
