@@ -49,7 +49,7 @@ def configure(level: str = "info", format: LogFormat = "auto", **context: Any) -
     renderer: Any = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            _adding(context),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -59,12 +59,21 @@ def configure(level: str = "info", format: LogFormat = "auto", **context: Any) -
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Tolerant())),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(**context)
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _LibraryHandler)]:
         root.removeHandler(handler)
     root.addHandler(_LibraryHandler(logging.WARNING))
+
+
+def _adding(context: dict[str, Any]) -> structlog.typing.Processor:
+    """Put *context* on each line, of every thread: context variables of the main thread are not those of others."""
+
+    def add(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        for key, value in context.items():
+            event.setdefault(key, value)
+        return event
+
+    return add
 
 
 def get(**fields: Any) -> Any:

@@ -21,6 +21,7 @@ from daemon.learned_limits import LearnedLimits
 from daemon.plan_text import describe_plan
 from daemon.rings import MIB, missing_bytes
 from daemon.shard_plan import Plan, limits_of
+from daemon.sinks.spill import DIRECTORY as SPILL_DIRECTORY
 
 CONNECT_TIMEOUT_S = 5
 
@@ -40,6 +41,7 @@ def run_checks(config: Config, plan: Plan) -> Iterator[Finding]:
     left_out = f", {len(plan.left_out)} left out" if plan.left_out else ""
     yield Finding("plan", True, counts + left_out)
     yield _one(f"data_dir {config.data_dir}", lambda: _check_disk(config))
+    yield _one(SPILL_DIRECTORY, lambda: _check_spilling(config))
     yield _one("database", lambda: _check_database(config))
     yield _one("redis", lambda: _check_redis(config))
     for account in config.accounts:
@@ -67,16 +69,31 @@ def _one(name: str, check: Callable[[], str]) -> Finding:
 
 def _check_disk(config: Config) -> str:
     directory = Path(config.data_dir)
-    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        raise Refused(f"{existing} is not a directory")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise Refused(f"{existing} is not writable")
+    existing = _writable_part(directory)
     needed = missing_bytes(directory, workers=config.workers, capacity_mb=config.ring.capacity_mb)
     free = shutil.disk_usage(existing).free
     if free <= needed:
         raise Refused(f"{free // MIB} MiB free, the rings need {needed // MIB}")
     return ""
+
+
+def _check_spilling(config: Config) -> str:
+    """Where batches go while the database is away: often a disk of its own, and nobody misses it before that day."""
+    existing = _writable_part(Path(config.data_dir) / SPILL_DIRECTORY)
+    free = shutil.disk_usage(existing).free // MIB
+    if free <= config.spill.min_free_mb:
+        return f"{free} MiB free, spill.min_free_mb is {config.spill.min_free_mb}: nothing can be spilled"
+    return ""
+
+
+def _writable_part(directory: Path) -> Path:
+    """Return *directory*, or the part of its path that exists. Raises Refused if nothing can be made there."""
+    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise Refused(f"{existing} is not a directory")
+    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+        raise Refused(f"{existing} is not writable")
+    return existing
 
 
 def _check_database(config: Config) -> str:

@@ -70,6 +70,7 @@ from native_pipeline.scan_number cimport (
     JsonNumber,
     is_at_least_zero,
     json_read_number,
+    json_pass_number,
     json_usual_number,
     sise_number_above,
     sise_number_percent,
@@ -225,6 +226,27 @@ cdef inline bint take_usual_level(JsonCursor* cursor, JsonNumber* level) noexcep
                 and json_usual_number(cursor, &level[1]) and take_name(cursor, b',"ask_size":', 12)
                 and json_usual_number(cursor, &level[2]) and take_name(cursor, b',"bid_size":', 12)
                 and json_usual_number(cursor, &level[3]) and cursor.at[0] == c'}'):
+            cursor.at += 1
+            return True
+    cursor[0] = start
+    return False
+
+
+# Pass over a level as take_usual_level takes it, one that is not kept.
+cdef inline bint pass_usual_level(JsonCursor* cursor) noexcept nogil:
+    cdef JsonCursor start = cursor[0]
+    if take_name(cursor, b'{"ap":', 6):
+        if (json_pass_number(cursor) and take_name(cursor, b',"bp":', 6)
+                and json_pass_number(cursor) and take_name(cursor, b',"as":', 6)
+                and json_pass_number(cursor) and take_name(cursor, b',"bs":', 6)
+                and json_pass_number(cursor) and cursor.at[0] == c'}'):
+            cursor.at += 1
+            return True
+    elif take_name(cursor, b'{"ask_price":', 13):
+        if (json_pass_number(cursor) and take_name(cursor, b',"bid_price":', 13)
+                and json_pass_number(cursor) and take_name(cursor, b',"ask_size":', 12)
+                and json_pass_number(cursor) and take_name(cursor, b',"bid_size":', 12)
+                and json_pass_number(cursor) and cursor.at[0] == c'}'):
             cursor.at += 1
             return True
     cursor[0] = start
@@ -389,9 +411,13 @@ cdef class UpbitParser(FrameParser):
         message.units_reason = REASON_NONE
         while json_element(cursor, &first, &bad):
             i += 1
+            if i > SISE_LEVELS:
+                if not pass_usual_level(cursor) and not json_skip(cursor):
+                    return False
+                continue
             if not take_usual_level(cursor, level) and not take_level(cursor, level):
                 return False
-            if i > SISE_LEVELS or message.units_reason != REASON_NONE:
+            if message.units_reason != REASON_NONE:
                 continue
             if not is_at_least_zero(&level[0]) or not is_at_least_zero(&level[1]):
                 message.units_reason = REASON_BAD_PRICE

@@ -12,6 +12,7 @@ from native_pipeline.scan_json cimport JsonCursor, json_decimal, json_number, js
 
 cdef extern from "scan_simd.h" nogil:
     bint sise_digits(uint64_t word, int digits, uint64_t* value)
+    int sise_number_length(const char* p)
 
 cdef extern from * nogil:
     int __builtin_ctzll(unsigned long long word)
@@ -134,6 +135,16 @@ cdef inline bint json_usual_number(JsonCursor* cursor, JsonNumber* number) noexc
     number.scale = <uint8_t>decimals
     number.state = NUMBER_FOUND
     return True
+
+
+# Pass over such a number, without its value. False: it is another.
+cdef inline bint json_pass_number(JsonCursor* cursor) noexcept nogil:
+    cdef int length
+    if cursor.end - cursor.at < NUMBER_ROOM:
+        return False
+    length = sise_number_length(cursor.at)
+    cursor.at += length
+    return length > 0
 
 
 # Take any value as a number. False: not JSON.

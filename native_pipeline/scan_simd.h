@@ -123,6 +123,35 @@ static inline int sise_long_decimal(const char *p, int length, int64_t *mantissa
     return 1;
 }
 
+/* The length of the unsigned JSON number at *p*: at most 15 characters and no exponent, 0 if it is another. Reads 16
+ * bytes. */
+static inline int sise_number_length(const char *p) {
+#if SISE_SIMD
+    const __m128i values = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)(const void *)p), _mm_set1_epi8('0'));
+    /* bit i: byte i is no digit */
+    unsigned others = ~(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(values, _mm_set1_epi8(9)), values));
+    int point, length;
+    others &= 0xffff;
+    if (others == 0)
+        return 0;
+    length = point = __builtin_ctz(others);
+    if (point == 0 || (p[0] == '0' && point > 1))
+        return 0;
+    if (p[point] == '.') {
+        others &= others - 1;
+        if (others == 0)
+            return 0;
+        length = __builtin_ctz(others);
+        if (length == point + 1) /* cut off behind its point */
+            return 0;
+    }
+    return (p[length] | 0x20) == 'e' ? 0 : length;
+#else
+    (void)p;
+    return 0;
+#endif
+}
+
 /* HHMMSS, the 6 bytes at *p* -> seconds since midnight. 0 if that is no time of day. */
 static inline int sise_hhmmss(const char *p, int32_t *seconds) {
     /* "HHMM" and, overlapping it, "MMSS" */

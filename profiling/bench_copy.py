@@ -30,7 +30,8 @@ from daemon.config import Database as DatabaseSettings
 from daemon.embedded import EmbeddedPostgres
 from daemon.sinks import schema
 from daemon.sinks.host import Host
-from daemon.sinks.writer import new_batch, run
+from daemon.sinks.isolation import new_batch
+from daemon.sinks.writer import run
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
 

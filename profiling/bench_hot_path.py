@@ -61,16 +61,6 @@ ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455
 BODY = struct.Struct("<24sq6q6BBx")
 DAY_NS = 1_795_100_400 * 10**9  # 2026-11-20 00:00 KST
 
-import asyncio as _a
-LIMIT=int(os.environ.get("LIMIT","0"))
-class Bounded(_a.BufferedProtocol):
-    def __init__(self, inner, limit):
-        self.inner=inner; self.limit=limit
-        self.buffer_updated=inner.buffer_updated; self.connection_lost=inner.connection_lost
-        self.eof_received=inner.eof_received; self.pause_writing=inner.pause_writing; self.resume_writing=inner.resume_writing
-        self._get=inner.get_buffer
-    def get_buffer(self, hint):
-        return self._get(hint)[:self.limit]
 Receiver = Callable[[str, RingWriter, int], Coroutine[None, None, int]]
 
 
@@ -146,10 +136,7 @@ async def native(url: str, ring: RingWriter, frames: int) -> int:
             ring, KisParser(venue=VENUE, market=MARKET), CountersBlock(file.name, 0), lambda _: None, closed.set
         )
         begin = time.process_time_ns()
-        transport, _ = await picows.ws_connect(lambda: listener, url, enable_auto_pong=False, use_aiofastnet=bool(int(os.environ.get("AF","1"))), read_buffer_init_size=max(16384, 2*LIMIT))
-        if LIMIT:
-            t=transport.underlying_transport
-            t.set_protocol(Bounded(t.get_protocol(), LIMIT))
+        transport, _ = await picows.ws_connect(lambda: listener, url, enable_auto_pong=False, use_aiofastnet=False)
         while listener.frames < frames:
             await asyncio.sleep(0.002)
         elapsed = time.process_time_ns() - begin

@@ -23,10 +23,10 @@ from daemon.config import Database as DatabaseSettings
 from daemon.embedded import EmbeddedPostgres
 from daemon.sinks import schema
 from daemon.sinks.database import Database
+from daemon.sinks.isolation import new_batch
 from daemon.sinks.recovery import Registrar, Replayer
 from daemon.sinks.spill import SpillDirectory
 from daemon.sinks.spiller import Spiller
-from daemon.sinks.writer import new_batch
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.ring import GatingReader
 from profiling.bench_copy import TRADE, check, fill, run_writer

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -65,6 +66,14 @@ def _no_history(_worker: int) -> Mapping[Place, tuple[int, int]]:
     return {}
 
 
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """Passed to each session. The last ones may be left out: no alerts, no market hours, no view of the data."""
 
@@ -112,3 +121,5 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True):
     status_path: Path | None = None
     raw: RingWriter | None = None
     wall_ns: Callable[[], int] = time.time_ns
+    clock: Callable[[], float] = time.monotonic  # of every deadline, seconds
+    wait: Callable[[asyncio.Event, float], Awaitable[None]] = _wait  # until it is set, or for seconds of that clock

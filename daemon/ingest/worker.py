@@ -10,7 +10,6 @@ import asyncio
 import datetime
 import functools
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -276,7 +275,7 @@ class Worker:
             counters=self._counters,
             connector=self._connector,
             settings=self._config.ingest,
-            clock=time.monotonic,
+            clock=outside.clock,
             wall_ns=outside.wall_ns,
             random=random.random,
             wake_timer=self._wake.set,
@@ -337,10 +336,11 @@ class Worker:
 
     async def _keep_time(self) -> None:
         """Serve every deadline of this process."""
-        next_report = next_ledger = next_look = next_lapse = time.monotonic()
+        clock = self._outside.clock
+        next_report = next_ledger = next_look = next_lapse = clock()
         while True:
             self._wake.clear()
-            now = time.monotonic()
+            now = clock()
             for session in self.sessions:
                 session.tick(now)
             self._write_gaps()
@@ -355,7 +355,7 @@ class Worker:
                 self._counters.increment("limits_learned", lapsed)  # the supervisor plans again
                 next_lapse = now + LAPSE_INTERVAL_S
             if now >= next_ledger:
-                self._ring.flush_ledger(time.time_ns())
+                self._ring.flush_ledger(self._outside.wall_ns())
                 self._ring.flush_gaps(self._outside.wall_ns())
                 next_ledger = now + LEDGER_INTERVAL_S
                 self._write_status()
@@ -365,12 +365,8 @@ class Worker:
             deadlines = [d for session in self.sessions if (d := session.next_deadline(now)) is not None]
             if self._gaps.ended():
                 deadlines.append(now + GAP_INTERVAL_S)
-            delay_s = max(MIN_SLEEP_S, min([next_report, next_ledger, next_look, *deadlines]) - time.monotonic())
-            try:
-                async with asyncio.timeout(delay_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            delay_s = max(MIN_SLEEP_S, min([next_report, next_ledger, next_look, *deadlines]) - clock())
+            await self._outside.wait(self._wake, delay_s)
 
     def _look_interval_s(self) -> float:
         """A second, less where the thresholds of silence are so short that it would matter."""
@@ -428,8 +424,8 @@ class Worker:
             return key
 
         place = urlsplit(venue.approval_request(account).url).netloc
-        cooldown_max_s = self._config.ingest.key_cooldown_s
-        endpoint = self._endpoints.setdefault(place, KeyEndpoint(clock=time.monotonic, cooldown_max_s=cooldown_max_s))
+        endpoint = KeyEndpoint(clock=self._outside.clock, cooldown_max_s=self._config.ingest.key_cooldown_s)
+        endpoint = self._endpoints.setdefault(place, endpoint)
         return self._keys.setdefault(name, AccessKeyProvider(fetch, endpoint=endpoint))
 
 

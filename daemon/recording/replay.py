@@ -26,7 +26,8 @@ from daemon.recording.replay_store import LOWEST_SOURCE, SLACK, Connection, Stag
 from daemon.sinks import schema
 from daemon.sinks.count_queries import read_checkpoints
 from daemon.sinks.in_flight import read_in_flight, unsettled_from
-from daemon.sinks.reparse import layouts_of, new_batch
+from daemon.sinks.isolation import new_batch
+from daemon.sinks.reparse import layouts_of
 from native_pipeline.copy_encoder import CopyBatch
 from native_pipeline.frame_parser import FrameParser
 from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring

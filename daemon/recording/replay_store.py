@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from daemon.errors import Refused
+from daemon.sinks import column_types
 from daemon.sinks.schema import MARKET_TABLES
 from native_pipeline.copy_encoder import COLUMNS, CopyBatch
 from native_pipeline.records import MARKET_DATA
@@ -119,9 +120,10 @@ class Stored:
 
 
 def lock(connection: Connection) -> None:
-    """Keep every other replay away for as long as *connection* lives. Raises Refused: there is one."""
+    """Keep every other replay away for as long as *connection* lives. Raises Refused: there is one; psycopg.Error."""
     if connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK_ID]).fetchone() != (True,):
         raise Refused("another replay is running into this database")
+    column_types.check(connection)
 
 
 class Staging:

@@ -10,6 +10,8 @@ the transaction, nothing is prepared, and no lock outlives it.
 """
 
 import contextlib
+import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -23,7 +25,7 @@ from daemon import log
 from daemon.config import Database as DatabaseSettings
 from daemon.errors import Refused
 from daemon.failpoints import reach
-from daemon.sinks import isolation, schema
+from daemon.sinks import column_types, isolation, schema
 from daemon.sinks.failures import FailureKind, classify
 from daemon.sinks.isolation import Batch, Connection, Isolated, copy_rows
 from daemon.sinks.schema import over_market_tables
@@ -53,6 +55,7 @@ KEEPALIVE: Mapping[str, int] = {
 }
 # Longer than a sane lock, shorter than statement_timeout: a predecessor whose host vanished may hold the cursor's row.
 LOCK_TIMEOUT = "10s"
+CANCEL_S = 1.0
 # For a session, where the upkeep's statements have no transaction of their own, and again for every transaction.
 SETTINGS = """
 SELECT set_config('synchronous_commit', 'on', local), set_config('statement_timeout', statement, local),
@@ -166,6 +169,7 @@ class Database:
     def __init__(self, settings: DatabaseSettings) -> None:
         self._settings = settings
         self._connection: Connection | None = None
+        self._cancelled: Connection | None = None  # that a statement was cancelled on
         self._log = log.get()
 
     def start_cursors(self, first: Mapping[Ring, int]) -> dict[Ring, int]:
@@ -217,6 +221,10 @@ class Database:
         """
         return self._claimed(claim, partial(isolation.store, block=block)) or Isolated()
 
+    def store_missing(self, block: RecordBlock, claim: Claim) -> Isolated:
+        """Do what `store_isolated` does for a block of which nobody knows what is stored: nothing of it twice."""
+        return self._claimed(claim, partial(isolation.store, block=block, is_doubtful=True)) or Isolated()
+
     def _claimed(self, claim: Claim, work: Callable[[Connection], T]) -> T | None:
         """Take *claim* and do *work*, in one transaction; None if that was done before."""
         connection = self._connected()
@@ -243,9 +251,20 @@ class Database:
             schema.maintain(connection, today, retention_days=self._settings.retention_days)
 
     def cancel(self) -> None:
-        """End the statement that another thread waits for."""
-        if self._connection is not None:
-            self._connection.cancel_safe(timeout=1.0)
+        """End the statement that another thread waits for. Never raises, and takes CANCEL_S at most.
+
+        Where the server does not take that request, or did once and nothing came of it, the connection is cut: a
+        server that hangs with a living kernel, or a cable that lets nothing through, would hold it for ever.
+        """
+        connection = self._connection
+        if connection is None:
+            return
+        if self._cancelled is not connection:
+            self._cancelled = connection
+            with contextlib.suppress(psycopg.Error):
+                connection.cancel_safe(timeout=CANCEL_S)
+                return
+        _cut(connection)
 
     def close(self) -> None:
         """Close the connection; the next call makes a new one."""
@@ -264,9 +283,11 @@ class Database:
             )
             # never prepared: the next transaction may be on another server of a pooler
             connection = psycopg.connect(address, autocommit=True, prepare_threshold=None)
+            self._connection = connection  # from now on it can be cut
             with self._discarding_on_failure(connection):
                 connection.execute(SETTINGS, [f"{self._settings.statement_timeout_s}s", LOCK_TIMEOUT, False])
-            self._connection = connection
+                column_types.check(connection)
+            return connection
         return self._connection
 
     @contextlib.contextmanager
@@ -300,6 +321,12 @@ class Database:
         assert isinstance(started, datetime)
         connection.execute(ADD_GAPS, {**values, "started": started})
         return started
+
+
+def _cut(connection: Connection) -> None:
+    """Shut the socket down: the thread that waits for it finds the connection lost. Nothing else of it is touched."""
+    with contextlib.suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def _cursors(connection: Connection, rings: Iterable[Ring]) -> dict[Ring, int]:

@@ -40,9 +40,8 @@ MANY_REFUSALS = 64  # of parts of one table; after that the server goes through 
 
 KEEP = """
 INSERT INTO quarantine (recv_time, venue, reason, detail, frame, original_bytes, source, seq, kind, market, symbol)
-SELECT %s, %s, %s, 0, %s, %s, %s, %s, %s, %s, %s"""
-# An earlier attempt may have kept it, whose answer was lost.
-KEEP_ONCE = KEEP + " WHERE NOT EXISTS (SELECT FROM quarantine WHERE (source, seq) = (%s, %s) AND kind IS NOT NULL)"
+VALUES (%s, %s, %s, 0, %s, %s, %s, %s, %s, %s, %s)"""
+KEPT = "SELECT 1 FROM quarantine WHERE (source, seq) = (%s, %s) AND kind IS NOT NULL"
 
 
 # What finds a row with the help of an index or a partition, besides the source and seq that identify it.
@@ -143,6 +142,8 @@ def store(connection: Connection, block: RecordBlock, *, is_doubtful: bool = Fal
     for table in (table for table in COLUMNS if table in tables):
         rows = _TableRows(connection, table, block, tables[table], batch, is_doubtful=is_doubtful)
         refused = rows.store()
+        if is_doubtful:
+            refused = [each for each in refused if not _is_kept(connection, block, tables[table][each.row])]
         _keep(connection, block, [(tables[table][each.row], each.refusal) for each in refused])
         reasons.update(f"{table}: {_text_of(each.refusal)}" for each in refused)
         already_stored += rows.already_stored
@@ -280,6 +281,12 @@ class _TableRows:
 
     def _execute(self, query: str, names: Mapping[str, sql.Composable]) -> psycopg.Cursor[tuple[object, ...]]:
         return self._connection.execute(sql.SQL(query).format(**names))
+
+
+def _is_kept(connection: Connection, block: RecordBlock, record: int) -> bool:
+    """Whether an earlier attempt has put this record into quarantine."""
+    values = [block.ring_of(record), block.describe(record)["seq"]]
+    return connection.execute(KEPT, values).fetchone() is not None
 
 
 def _keep(connection: Connection, block: RecordBlock, refused: Sequence[tuple[int, Refusal]]) -> None:

@@ -20,6 +20,7 @@ from daemon.sinks.host import Clock, Counters, Host
 from daemon.sinks.recovery import RecoveryThread, Registrar
 from daemon.sinks.spill import CannotSpill, SpillDirectory, SpillFile
 from daemon.sinks.spiller import Ring, Spiller, Taken
+from daemon.sinks.trouble import Trouble
 
 POLLS_PER_INTERVAL = 20  # how often the rings are looked at while a segment fills up
 TRY_AGAIN_S = 1.0  # after a failure to spill
@@ -88,11 +89,14 @@ class Fate:
 class Outage:
     """The state, and what is done in it; the writer calls step() as long as it is not LIVE."""
 
-    def __init__(self, parts: SpillParts, *, errands: Errands, counters: Counters, host: Host, clock: Clock) -> None:
+    def __init__(
+        self, parts: SpillParts, *, errands: Errands, trouble: Trouble, counters: Counters, host: Host, clock: Clock
+    ) -> None:
         self.state = State.LIVE
         self.fate = Fate()
         self._parts = parts
         self._errands = errands
+        self._trouble = trouble
         self._counters = counters
         self._host = host
         self._clock = clock
@@ -156,7 +160,7 @@ class Outage:
         try:
             cursors: dict[Ring, int] = thread.result()
         except psycopg.Error as exc:
-            self._log.debug("database_still_away", sqlstate=exc.sqlstate)
+            self._trouble.note_failure(exc)
             self._return_by = 0.0
             return None
         self.fate = Fate(cursors, self.fate.doubtful)
@@ -180,9 +184,9 @@ class Outage:
 
     def tell_news(self) -> None:
         """Pass on what the recovery has to say."""
-        for level, code, message in self._parts.recovery.news():
-            self._parts.alerts.send(level, code, message)
-            if code == "spill_recovered":
+        for level, code, message, subject in self._parts.recovery.news():
+            self._parts.alerts.send(level, code, message, subject=subject)
+            if code in ("spill_recovered", "spilled_batch_lost"):
                 self._is_announced = False
 
     def _is_time(self, lags: Sequence[float]) -> bool:
@@ -193,14 +197,11 @@ class Outage:
         return self._parts.spiller.is_full() or any(lag * ROOM_TO_KEEP >= 1.0 for lag in lags)
 
     def _note_spilled(self, file: SpillFile) -> None:
-        was_blocked = self.state is State.BLOCKED
         self._change(Event.SPILLED)
         self._pending = {}
         self._counters.increment("batches_spilled")
         self._counters.increment("records_spilled", file.header.records)
         self.show_size()
-        if was_blocked:
-            self._log.info("spilling_again")
         if not self._is_announced:
             self._is_announced = True
             self._parts.alerts.send(
@@ -229,4 +230,7 @@ class Outage:
         following = TRANSITIONS[self.state].get(event)
         if following is None:
             raise AssertionError(f"{event.name} cannot happen while {self.state.name}")
+        if self.state is State.BLOCKED and following is not State.BLOCKED:
+            self._log.info("spilling_again")
+            self._parts.alerts.send("INFO", "spill_impossible_ended", "records no longer have to stay in the rings")
         self.state = following

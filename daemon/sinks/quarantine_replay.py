@@ -24,8 +24,10 @@ from daemon.config import Config
 from daemon.errors import ConfigError, InvariantBroken, RingError, first_line
 from daemon.failpoints import reach
 from daemon.ingest.venues import VENUE_CLASSES
+from daemon.sinks import column_types
+from daemon.sinks.isolation import new_batch
 from daemon.sinks.quarantine import COLUMNS, Connection, Entry, EntryId
-from daemon.sinks.reparse import ENCRYPTED, Reparser, new_batch
+from daemon.sinks.reparse import ENCRYPTED, Reparser
 from native_pipeline.copy_encoder import COLUMNS as TABLE_COLUMNS
 from native_pipeline.copy_encoder import CopyBatch
 from native_pipeline.record_block import RecordBlock
@@ -35,6 +37,7 @@ BATCH_ENTRIES = 500
 BATCH_BYTES = 8 << 20  # of frames: bounds the memory
 RINGS = 64  # config.workers is at most this
 LOWEST_SOURCE = -(1 << 15) + RINGS  # int2; the lowest are those of rows out of captures, see daemon/recording
+ARRIVAL_FLAGS = 8 | 128  # SISE_FLAG_LATE and SISE_FLAG_RESUMED of layout.h
 DATA_ERRORS = ("22", "23")  # SQLSTATE classes: the server refuses a value
 MARKET_TABLES = {data.table: data.name for data in MARKET_DATA}
 
@@ -72,8 +75,11 @@ IS_NEW_TRADE = """ AND NOT (row.volume > 0 AND row.cum_volume >= row.volume AND 
 # And what is there as it would be stored came out of a capture.
 IS_NEW = """NOT EXISTS (
     SELECT FROM {table} AS known
-    WHERE (known.symbol, known.time, known.recv_time) = (row.symbol, row.time, row.recv_time)
-    AND ({known}) IS NOT DISTINCT FROM ({row}))"""
+    WHERE {is_same})"""
+# Equal rows out of a ring are others: each has been counted when it was received.
+IS_NEW_REFUSED = "NOT EXISTS (SELECT FROM {table} AS known WHERE known.source < 0 AND {is_same})"
+IS_SAME = """(known.symbol, known.time, known.recv_time) = (row.symbol, row.time, row.recv_time)
+    AND ({known}) IS NOT DISTINCT FROM ({row})"""
 LEDGER = """
 INSERT INTO ingest_ledger (minute, market, venue, symbol, kind, received, through_seq, source, seq)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""
@@ -149,6 +155,7 @@ class Replay:
         Raises psycopg.Error if the database does not answer: what was yielded is done, what was not can be replayed
         again. Raises ConfigError if one of *ids* is not there or was replayed.
         """
+        column_types.check(self._connection)
         batches = self._waiting(venue, since) if ids is None else self._named(ids)
         for batch in batches:
             yield from self._replay(batch)
@@ -209,16 +216,41 @@ class Replay:
 
     def _store_records(self, entries: Sequence[Entry]) -> Iterator[Result]:
         block, batch = RecordBlock(), new_batch()
+        readable: list[EntryId] = []
         for entry in entries:
             try:
                 block.append_bytes(entry.frame, ring=entry.source)
             except RingError as exc:
                 yield Result(entry.id, Outcome.FAILS, reason=first_line(exc))
             else:
-                yield Result(entry.id, Outcome.STORED, 1)
+                readable.append(entry.id)
         batch.append_block(block)
+        known: set[EntryId] = set()
         for table in batch.rows:
+            known |= self._store_refused(batch, table)
+        for one in readable:
+            yield Result(one, Outcome.KNOWN) if one in known else Result(one, Outcome.STORED, 1)
+
+    def _store_refused(self, batch: CopyBatch, table: str) -> set[EntryId]:
+        """Store the rows of *table* in *batch*; return those that a capture has brought meanwhile."""
+        if table not in MARKET_TABLES:
             self._copy(batch, table, into=table)
+            return set()
+        stage = f"refused_{table}"
+        names = {"stage": sql.Identifier(stage), "table": sql.Identifier(table)}
+        self._connection.execute(sql.SQL(STAGE).format(**names))
+        self._copy(batch, table, into=stage)
+        columns = sql.SQL(", ").join(map(sql.Identifier, TABLE_COLUMNS[table]))
+        is_new = sql.SQL(IS_NEW_REFUSED).format(is_same=_is_same(table), **names)
+        known = self._connection.execute(
+            sql.SQL("DELETE FROM {stage} AS row WHERE NOT {is_new} RETURNING source, seq").format(
+                is_new=is_new, **names
+            )
+        ).fetchall()
+        self._connection.execute(
+            sql.SQL("INSERT INTO {table} ({columns}) SELECT {columns} FROM {stage}").format(columns=columns, **names)
+        )
+        return {EntryId(source, seq) for source, seq in known}
 
     # ---- frames --------------------------------------------------------------------------------------
 
@@ -319,13 +351,24 @@ def _is_new(table: str) -> sql.Composable:
     """Return the condition under which a row is stored."""
     if table not in MARKET_TABLES:
         return sql.SQL("true")
-    said = [column for column in TABLE_COLUMNS[table] if column not in {"source", "seq"}]
     condition = sql.SQL(IS_NEW + (IS_NEW_TRADE if table == "market_ticks" else ""))
-    return condition.format(
-        table=sql.Identifier(table),
-        known=sql.SQL(", ").join(sql.Identifier("known", column) for column in said),
-        row=sql.SQL(", ").join(sql.Identifier("row", column) for column in said),
+    return condition.format(table=sql.Identifier(table), is_same=_is_same(table))
+
+
+def _is_same(table: str) -> sql.Composable:
+    """Return the condition under which `known` and `row` say the same."""
+    said = [column for column in TABLE_COLUMNS[table] if column not in {"source", "seq"}]
+    return sql.SQL(IS_SAME).format(
+        known=sql.SQL(", ").join(_said("known", column) for column in said),
+        row=sql.SQL(", ").join(_said("row", column) for column in said),
     )
+
+
+def _said(row: str, column: str) -> sql.Composable:
+    """Return what *column* says, without the flags of arrival, which a replay has no reason to set."""
+    if column != "flags":
+        return sql.Identifier(row, column)
+    return sql.SQL("({} & {})").format(sql.Identifier(row, column), sql.Literal(~ARRIVAL_FLAGS & 0x7FFF))
 
 
 def _hopeless(entry: Entry) -> Result | None:

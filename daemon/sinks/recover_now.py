@@ -12,9 +12,9 @@ from pathlib import Path
 
 from daemon.config import Config
 from daemon.sinks.database import Database
+from daemon.sinks.isolation import new_batch
 from daemon.sinks.recovery import Registrar, Replayer
 from daemon.sinks.spill import DIRECTORY, SpillDirectory, SpillFile
-from daemon.sinks.writer import new_batch
 from daemon.supervision.directory_lock import LOCK_FILE
 
 
@@ -32,7 +32,8 @@ def recover(config: Config, *, tell: Callable[[str], object]) -> int:
     """Store what waits in the data directory; return how many files remain. Raises psycopg.Error."""
     data_dir = Path(config.data_dir)
     directory = SpillDirectory(data_dir / DIRECTORY, quota_bytes=0, min_free_bytes=0)
-    total = len(directory.files())
+    directory.files()  # moves aside what is damaged
+    total, _ = directory.size()
     if not total:
         tell("nothing to do: no batch is spilled")
         return 0
@@ -51,7 +52,9 @@ def recover(config: Config, *, tell: Callable[[str], object]) -> int:
             tell("the daemon is running: what it has registered is stored beside it")
         replayer = Replayer(directory=directory, database=database, batch=new_batch(), counters=_Ignored())
         found = replayer.replay(after_each=show)
-    left = len(directory.files())
+    left, _ = directory.size()
+    for name, reason in directory.unreadable.items():
+        tell(f"{name} cannot be read: {reason}")
     tell(f"{found.records} records of {found.stored} files stored, {found.lost} batches lost, {left} files remain")
     return left + found.lost
 

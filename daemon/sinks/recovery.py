@@ -4,6 +4,7 @@ Both can be done by the writer or by `sise recover`, twice or at the same time: 
 stored once. Files go oldest first, and only after the commit that stored them.
 """
 
+import queue
 import threading
 import time
 import uuid
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import psycopg
 
 from daemon import log
-from daemon.alerts import Level, NullAlerts
+from daemon.alerts import Alerts, Level, NullAlerts
 from daemon.errors import RingError
 from daemon.failpoints import reach
 from daemon.sinks import isolation
@@ -49,6 +50,9 @@ class Store(Protocol):
 
     def store_isolated(self, block: RecordBlock, claim: Claim, /) -> Isolated:
         """Store the rows that the server takes, the others in quarantine."""
+
+    def store_missing(self, block: RecordBlock, claim: Claim, /) -> Isolated:
+        """Store what is not there yet of the rows that the server takes."""
 
     def cancel(self) -> None:
         """End a running statement, from another thread."""
@@ -85,6 +89,7 @@ class Registrar:
         self._counters = counters
         self._first = first  # seq before the first record of each ring that is there
         self._registered: set[uuid.UUID] = set()
+        self._moved: dict[Ring, set[int]] = {}  # where we may have moved the cursors since we last said where they are
         self._is_prepared = False
         self._log = log.get()
 
@@ -104,6 +109,7 @@ class Registrar:
             self._registered |= known.keys()
             self._register([file for file in new if file.header.batch not in known])
             cursors = self._cursors()
+        self._moved.clear()
         return cursors
 
     def _cursors(self) -> dict[Ring, int]:
@@ -128,6 +134,7 @@ class Registrar:
     ) -> None:
         for ring, seq in cursors.items():
             spilled = {one.through_seq for file in files for one in file.header.ranges if (one.ring, one.epoch) == ring}
+            spilled |= self._moved.get(ring, set())  # and `sise recover` has stored and removed the files meanwhile
             if ring in possible and seq not in possible[ring] and seq not in spilled:
                 raise Fenced(f"ingest_cursor: ring {ring} is at {seq}, which we never stored: another writer is active")
 
@@ -135,16 +142,12 @@ class Registrar:
         for begin in range(0, len(files), REGISTERED_TOGETHER):
             group = files[begin : begin + REGISTERED_TOGETHER]
             claim = RegisterClaim([file.header for file in group])
+            for one in (one for file in group for one in file.header.ranges):
+                self._moved.setdefault((one.ring, one.epoch), set()).add(one.through_seq)
             self._database.store(NoRows(), claim)
             reach("recovery.registered")
             self._counters.increment("writer_lapped", claim.missing)
             self._registered |= {file.header.batch for file in group}
-            for file in group:
-                if file.header.batch in claim.passed:  # committed before it was spilled; its answer was lost
-                    self._log.info("spill_was_stored_before", file=file.path.name, records=file.header.records)
-                    self._counters.increment("batches_recovered")
-                    self._counters.increment("records_recovered", file.header.records)
-                    self._directory.remove(file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +158,28 @@ class Pass:
     records: int = 0
     lost: int = 0  # batches whose file was missing or damaged
     unregistered: int = 0  # files that wait for the writer to register them
+    is_complete: bool = True  # False: told to stop before the last file
 
 
 class Replayer:
     """Stores registered files, oldest first. Not for use by two threads at once."""
 
-    def __init__(self, *, directory: SpillDirectory, database: Store, batch: BlockBatch, counters: Counters) -> None:
+    def __init__(
+        self,
+        *,
+        directory: SpillDirectory,
+        database: Store,
+        batch: BlockBatch,
+        counters: Counters,
+        alerts: Alerts | None = None,
+    ) -> None:
         self._directory = directory
         self._database = database
         self._batch = batch
         self._counters = counters
+        self._alerts = alerts or NullAlerts()
+        self._told: set[str] = set()  # names of what could not be read
+        self.records = 0  # stored so far
         self._block = RecordBlock()
         self._log = log.get()
 
@@ -182,7 +197,7 @@ class Replayer:
         stored = records = unregistered = 0
         for file in files:
             if is_stopping():
-                return Pass(stored, records, 0, unregistered)
+                return Pass(stored, records, 0, unregistered, is_complete=False)
             fact = known.get(file.header.batch)
             if fact is None:
                 unregistered += 1
@@ -195,7 +210,8 @@ class Replayer:
                 records += file.header.records
             self.show_size()
             after_each(file)
-        return Pass(stored, records, self._note_lost(waiting.found), unregistered)
+        unreadable = self._tell_unreadable()
+        return Pass(stored, records, self._note_lost(waiting.found), unregistered, is_complete=not unreadable)
 
     def show_size(self) -> None:
         """Set the gauges."""
@@ -207,41 +223,59 @@ class Replayer:
         """False if the file is gone, or not what was written."""
         try:
             parts = self._directory.read(file)
-            self._encode(parts, fact)
-        except FileNotFoundError:  # another process has stored it, or somebody removed it: the ledger tells
-            return False
-        except SegmentDamaged:
+            self._encode(parts)
+        except (OSError, SegmentDamaged):
+            # Another process has stored it, or somebody removed it: the ledger tells. Or the disk cannot read it now,
+            # or it was moved aside: the directory tells.
             return False
         except RingError as exc:
             self._directory.move_aside(file.path, SegmentDamaged(str(exc)))
             return False
-        claim = SegmentClaim(file.header.batch)
+        isolated = self._store_block(SegmentClaim(file.header.batch), is_doubtful=fact.is_doubtful(file.header))
+        isolation.report(isolated, self._counters, self._alerts)
+        reach("recovery.after_commit")
+        self._log.debug("spill_stored", file=file.path.name, records=self._block.records)
+        self._directory.remove(file)
+        reach("recovery.removed")
+        self.records += self._block.records
+        self._counters.increment("batches_recovered")
+        self._counters.increment("records_recovered", self._block.records)
+        self._counters.increment("rows_committed", sum(self._batch.rows.values()) - isolated.already_stored)
+        return True
+
+    def _store_block(self, claim: SegmentClaim, *, is_doubtful: bool) -> Isolated:
+        if is_doubtful:
+            return self._database.store_missing(self._block, claim)
         try:
             self._database.store(self._batch, claim)
         except psycopg.Error as exc:
             if classify(exc) is not FailureKind.DATA:
                 raise
-            isolation.report(self._database.store_isolated(self._block, claim), self._counters, NullAlerts())
-        reach("recovery.after_commit")
-        self._log.debug("spill_stored", file=file.path.name, records=self._block.records)
-        self._directory.remove(file)
-        reach("recovery.removed")
-        self._counters.increment("batches_recovered")
-        self._counters.increment("records_recovered", self._block.records)
-        self._counters.increment("rows_committed", sum(self._batch.rows.values()))
-        return True
+            return self._database.store_isolated(self._block, claim)
+        return Isolated()
 
-    def _encode(self, parts: Sequence[tuple[Range, bytes]], fact: Known) -> None:
-        """Put the rows into the batch that are in the file only. Raises RingError for a record that cannot be."""
+    def _encode(self, parts: Sequence[tuple[Range, bytes]]) -> None:
+        """Put the records and their rows into block and batch. Raises RingError for a record that cannot be."""
         self._batch.clear()
         self._block.clear()
         for one, raw in parts:
-            after_seq = fact.after_seqs.get((one.ring, one.epoch), one.after_seq)
-            self._block.append_bytes(raw if after_seq <= one.after_seq else behind(raw, after_seq), ring=one.ring)
+            self._block.append_bytes(raw, ring=one.ring)
         self._batch.append_block(self._block)
 
+    def _tell_unreadable(self) -> bool:
+        """Alert once for each file that is left where it is because it cannot be read; True if there is any."""
+        unreadable = self._directory.unreadable
+        for name in sorted(unreadable.keys() - self._told):
+            message = f"{name} cannot be read: what it holds is not stored, and tried again: {unreadable[name]}"
+            self._alerts.send("CRITICAL", "spill_file_unreadable", message, subject=name)
+        self._told = set(unreadable)
+        return bool(unreadable)
+
     def _note_lost(self, waiting: Sequence[uuid.UUID]) -> int:
-        present = self._directory.batches()
+        try:
+            present = self._directory.batches()
+        except OSError:  # nobody can say what is there
+            return 0
         if all(batch in present for batch in waiting):
             return 0
         claim = LostBatches(present, waiting)
@@ -249,17 +283,6 @@ class Replayer:
         for batch, records in claim.lost:
             self._log.critical("spilled_batch_lost", batch=str(batch), records=records)
         return len(claim.lost)
-
-
-def behind(raw: bytes, after_seq: int) -> bytes:
-    """Return the records of *raw* whose seq is greater than *after_seq*; their seqs rise."""
-    offset = 0
-    while offset < len(raw):
-        length, seq = int.from_bytes(raw[offset : offset + 4], "little"), raw[offset + 8 : offset + 16]
-        if int.from_bytes(seq, "little") > after_seq or not length:
-            break
-        offset += length
-    return raw[offset:]
 
 
 class LiveLoad:
@@ -274,7 +297,22 @@ class LiveLoad:
         return min(self.commit_s, LONGEST_YIELD_S) if self.is_waiting else 0.0
 
 
-News = tuple[Level, str, str]  # level, code, message of an alert
+News = tuple[Level, str, str, str]  # level, code, message, subject of an alert
+
+
+class WaitingAlerts:
+    """Keeps what one thread has to say until another, which may speak, asks for it."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[News] = queue.SimpleQueue()
+
+    def send(self, level: Level, code: str, message: str, *, subject: str = "") -> None:
+        """Keep it."""
+        self._waiting.put((level, code, message, subject))
+
+    def take(self) -> list[News]:
+        """Return what came since the last call."""
+        return [self._waiting.get() for _ in range(self._waiting.qsize())]
 
 
 class RecoveryThread:
@@ -283,7 +321,16 @@ class RecoveryThread:
     What it has to tell waits in `news()` for the thread that may speak.
     """
 
-    def __init__(self, replayer: Replayer, database: Store, load: LiveLoad, *, every_s: float, again_s: float) -> None:
+    def __init__(
+        self,
+        replayer: Replayer,
+        database: Store,
+        load: LiveLoad,
+        *,
+        every_s: float,
+        again_s: float,
+        alerts: WaitingAlerts | None = None,
+    ) -> None:
         self._replayer = replayer
         self._database = database
         self._load = load
@@ -293,9 +340,9 @@ class RecoveryThread:
         self._stop = threading.Event()
         self._allowed = False
         self._error: BaseException | None = None
-        self._news: list[News] = []
+        self._alerts = alerts or WaitingAlerts()  # the replayer's too
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
-        self._records = 0  # stored since the last time that all was drained
+        self._told_records = 0  # stored when all was drained the last time
         self._began_s = 0.0
         self._is_interrupted = False
         self._log = log.get()
@@ -314,8 +361,7 @@ class RecoveryThread:
         """Return what there is to tell since the last call. Raises what ended the thread."""
         if self._error is not None:
             raise self._error
-        told, self._news = self._news, []
-        return told
+        return self._alerts.take()
 
     def stop(self, timeout_s: float) -> None:
         """End within *timeout_s*: after the present transaction, or by giving it up. Nothing is lost by that."""
@@ -349,31 +395,36 @@ class RecoveryThread:
             if not self._is_interrupted and not self._stop.is_set():  # once, not each time that it is tried again
                 self._is_interrupted = True
                 self._log.warning("recovery_interrupted", sqlstate=exc.sqlstate, error=str(exc).strip())
+                if classify(exc) is not FailureKind.AWAY:
+                    why = f"the database takes no spilled batch until this is repaired: {exc.sqlstate}"
+                    self._alerts.send("CRITICAL", "recovery_interrupted", why)
             return self._again_s
         finally:
             self._replayer.show_size()
         self._is_interrupted = False
         if done.lost:
-            self._news.append(("CRITICAL", "spilled_batch_lost", f"{done.lost} spill files are missing or damaged"))
+            self._alerts.send("CRITICAL", "spilled_batch_lost", f"{done.lost} spill files are missing or damaged")
         if done.stored:
             return 0.0  # there may be more by now
+        if self._is_to_stop():
+            return self._again_s
         return self._note_drained(done)
 
     def _note_drained(self, done: Pass) -> float:
         self._database.close()  # until there is something to do again
-        if self._records and not done.unregistered:
+        records = self._replayer.records - self._told_records
+        if records and done.is_complete and not done.unregistered:
             took_s = time.monotonic() - self._began_s
-            self._log.info("spill_recovered", records=self._records, took_s=round(took_s, 1))
-            self._news.append(("INFO", "spill_recovered", f"{self._records} spilled records stored in {took_s:.1f} s"))
-            self._records = 0
+            self._log.info("spill_recovered", records=records, took_s=round(took_s, 1))
+            self._alerts.send("INFO", "spill_recovered", f"{records} spilled records stored in {took_s:.1f} s")
+            self._told_records = self._replayer.records
         self._began_s = 0.0
         return self._every_s
 
     def _is_to_stop(self) -> bool:
         return self._stop.is_set() or not self._allowed
 
-    def _give_way(self, file: SpillFile) -> None:
-        self._records += file.header.records
+    def _give_way(self, _: SpillFile) -> None:
         pause_s = self._load.pause_s()
         if pause_s:
             self._stop.wait(pause_s)

@@ -15,10 +15,10 @@ from typing import Any, Self
 
 from daemon.config import Account, Config
 from daemon.errors import ConfigError
-from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES, venue_named
-from native_pipeline.copy_encoder import CopyBatch
+from daemon.ingest.venues import venue_named
+from daemon.sinks.isolation import new_batch
 from native_pipeline.frame_parser import FrameParser
-from native_pipeline.records import GAP_REASONS, MARKET_DATA, QUARANTINE_REASONS, read_records
+from native_pipeline.records import MARKET_DATA, QUARANTINE_REASONS, read_records
 from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
 
 ENCRYPTED = "encrypted frame without a key"
@@ -44,13 +44,6 @@ def layouts_of(venue: str, accounts: Sequence[Account]) -> tuple[str, ...]:
     if len(found) > 1:
         raise ConfigError(f"accounts.layouts: accounts of {venue} read its frames differently: choose one by --account")
     return next(iter(found), ())
-
-
-def new_batch() -> CopyBatch:
-    """Return an empty batch."""
-    return CopyBatch(
-        venues=VENUE_NAMES, markets=MARKET_NAMES, quarantine_reasons=QUARANTINE_REASONS, gap_reasons=GAP_REASONS
-    )
 
 
 class Reparser:

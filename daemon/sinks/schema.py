@@ -33,6 +33,7 @@ SMALL_TABLES: Mapping[str, str] = {
     "feed_gaps": "ended",
     "ingest_ledger": "minute",
     "system_metrics": "time",
+    "spilled_batches": "stored_at",  # NULL of those that wait, and of lost ones: both are kept
 }
 LOCK_ID = 0x73697365  # "sise": no other program should use this advisory lock
 # Whatever a venue writes can be stored. In every other encoding one character could hold up all that follows it.

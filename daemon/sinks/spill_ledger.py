@@ -15,6 +15,7 @@ import psycopg
 
 from daemon import log
 from daemon.sinks.database import ADD_GAPS, NEWEST_RECEIPT
+from daemon.sinks.schema import over_market_tables
 from daemon.sinks.segment import Header, Range
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -33,14 +34,24 @@ WAITING = "SELECT batch FROM spilled_batches WHERE stored_at IS NULL AND lost_at
 MARK_LOST = """
 UPDATE spilled_batches SET lost_at = now() WHERE batch = %s AND stored_at IS NULL AND lost_at IS NULL
 RETURNING rings, records, first_recv, last_recv"""
-# Every stream that the lost batch may have had something of: those of its rings around its time.
-LOST_GAPS = """
+# Every stream that the lost batch may have had something of: those of its rings around its time. They are in the ledger
+# and, before its first checkpoint (which may be in the lost batch itself), among the rows.
+LOST_GAPS = over_market_tables(
+    """
 INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq, exchange)
-SELECT DISTINCT venue, market, symbol, kind, %(first)s::timestamptz, %(last)s::timestamptz, 'spill file lost',
+SELECT venue, market, symbol, kind, %(first)s::timestamptz, %(last)s::timestamptz, 'spill file lost',
     NULL::float8, source, 0, NULL::text
-FROM ingest_ledger
-WHERE source = ANY(%(rings)s) AND minute BETWEEN %(first)s::timestamptz - INTERVAL '3 days'
-    AND %(last)s::timestamptz + INTERVAL '1 hour'"""
+FROM (
+    SELECT venue, market, symbol, kind, source FROM ingest_ledger
+    WHERE source = ANY(%(rings)s) AND minute BETWEEN %(first)s::timestamptz - INTERVAL '3 days'
+        AND %(last)s::timestamptz + INTERVAL '1 hour'
+    UNION ({union})
+) AS known""",
+    """
+SELECT venue, market, symbol, '{kind}', source FROM {table}
+WHERE source = ANY(%(rings)s) AND recv_time BETWEEN %(first)s::timestamptz - INTERVAL '1 hour'
+    AND %(last)s::timestamptz + INTERVAL '1 hour'""",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,22 +28,21 @@ from daemon.alerts import Alerts, DatagramAlerts, NullAlerts
 from daemon.config import Database as DatabaseSettings
 from daemon.config import Spill as SpillSettings
 from daemon.failpoints import reach
-from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
 from daemon.rings import noticing_new_rings, ring_paths
 from daemon.sinks import isolation
 from daemon.sinks.database import Advance, CursorAdvances, Database, FailureKind, Isolated, Ring, classify
 from daemon.sinks.errands import IDLE_WAIT_S, Errands
 from daemon.sinks.host import Clock, Counters, DrainDeadline, Host, host_of
+from daemon.sinks.isolation import new_batch
 from daemon.sinks.outage import Outage, SpillParts, State
-from daemon.sinks.recovery import LiveLoad, RecoveryThread, Registrar, Replayer
+from daemon.sinks.recovery import LiveLoad, RecoveryThread, Registrar, Replayer, WaitingAlerts
 from daemon.sinks.spill import DIRECTORY, GIB, MIB, SpillDirectory
 from daemon.sinks.spiller import Spiller
+from daemon.sinks.trouble import Trouble
 from daemon.sinks.writer_ports import Reader, RowBatch, Store
 from daemon.supervision import process
-from native_pipeline.copy_encoder import CopyBatch
 from native_pipeline.counters import CountersBlock
 from native_pipeline.record_block import RecordBlock
-from native_pipeline.records import GAP_REASONS, QUARANTINE_REASONS
 from native_pipeline.ring import GatingReader
 
 CONSUMER = "writer"  # name of its slot in every ring
@@ -53,8 +52,12 @@ AGE_HISTOGRAM = 0
 GATHERS_PER_INTERVAL = 10
 MAINTENANCE_INTERVAL_S = 3600.0
 PRESSED = 0.5  # of a ring: from here on nobody waits for a database that does not answer
+# What a statement gets even then: a server that works is quicker, and a start with full rings is no outage. In that time
+# the busiest worker fills an eighth of its ring.
+PRESSED_WAIT_S = 2.0
 STOP_SHARE = 0.5  # of the time to drain that a statement may take; then the batch is spilled
 RECOVERY_END_S = 1.0
+CANCEL_AGAIN_S = 2.0  # if a statement goes on although it was cancelled
 
 R = TypeVar("R")
 
@@ -88,11 +91,13 @@ class Writer:
         self._reached: dict[Ring, int] = {}  # cursors after the current batch, of the rings that are in it
         self._damaged: dict[Ring, int] = {}  # records skipped so far, of the rings that have any
         self._turn = 0
-        self._trouble: FailureKind | None = None
+        self._trouble = Trouble(counters=counters, alerts=spilling.alerts)
         self._is_proven = True  # the database has taken a batch since the last outage
         self._maintenance_due = 0.0
         self._errands = Errands(host, clock)
-        self._outage = Outage(spilling, errands=self._errands, counters=counters, host=host, clock=clock)
+        self._outage = Outage(
+            spilling, errands=self._errands, trouble=self._trouble, counters=counters, host=host, clock=clock
+        )
         self._record_bytes = 1.0  # mean size of a record in the last batch
         self._isolated = Isolated()  # what became of the present batch, if it was taken apart
         self._log = log.get()
@@ -108,6 +113,7 @@ class Writer:
             self._start()
             while not (self._host.stopping() and self._is_drained()):
                 self._step()
+            self._outage.tell_news()
         except DrainDeadline:
             self._log.warning("writer_drain_deadline", lag_bytes=self._count_lag())
             self._database.cancel()
@@ -155,8 +161,7 @@ class Writer:
         self._outage.fate.stored = dict(cursors)
         self._outage.end()
         self._counters.set("database_connected", 1)
-        if self._trouble is FailureKind.AWAY:  # of another trouble only a batch that is taken proves the end
-            self._note_success()
+        self._trouble.note_answer()
         return True
 
     def _note_lapped(self, ring: Ring) -> bool:
@@ -298,7 +303,7 @@ class Writer:
 
     def _maintain_hourly(self) -> None:
         """Only between batches. A failure is no reason to stop storing: the default partition takes every row."""
-        if self._clock.monotonic() < self._maintenance_due or self._trouble is not None:
+        if self._clock.monotonic() < self._maintenance_due or self._trouble.kind is not None:
             return
         self._maintenance_due = self._clock.monotonic() + MAINTENANCE_INTERVAL_S
         today = datetime.fromtimestamp(self._clock.time_ns() / 1e9, UTC).date()
@@ -323,7 +328,7 @@ class Writer:
             try:
                 return self._attempt(action, on_refusal)
             except psycopg.Error as exc:
-                self._note_failure(exc)
+                self._trouble.note_failure(exc, records=self._batch.records, rows=self._batch.rows)
             if delay_s is None or self._is_urgent():
                 break
             self._counters.increment("commit_retries")
@@ -331,11 +336,16 @@ class Writer:
         return None
 
     def _attempt(self, action: Callable[[], R], on_refusal: Callable[[], R] | None) -> R:
-        cancel = _Once(self._database.cancel)
+        cancel_due = 0.0
+        patient_until = self._clock.monotonic() + PRESSED_WAIT_S
 
         def look() -> None:
-            if self._is_urgent():
-                cancel()
+            nonlocal cancel_due
+            now = self._clock.monotonic()
+            is_patient = now < patient_until and not self._host.stopping()
+            if self._is_urgent() and not is_patient and now >= cancel_due:  # the second time cuts the connection
+                cancel_due = now + CANCEL_AGAIN_S
+                self._database.cancel()
 
         try:
             result = self._errands.run(self._errands.database, action, look)
@@ -343,7 +353,10 @@ class Writer:
             if on_refusal is None or classify(exc) is not FailureKind.DATA:
                 raise
             result = self._errands.run(self._errands.database, on_refusal, look)
-        self._note_success()
+        if on_refusal is None:
+            self._trouble.note_answer()
+        else:
+            self._trouble.note_batch()
         return result
 
     def _is_urgent(self) -> bool:
@@ -355,25 +368,6 @@ class Writer:
     def _ring_shares(self) -> list[float]:
         return [reader.lag_bytes / reader.capacity_bytes for reader in self._readers]
 
-    def _note_failure(self, error: psycopg.Error) -> None:
-        """One log line when the kind of trouble changes, none while it lasts."""
-        kind = classify(error)
-        self._counters.set("database_connected", int(kind is FailureKind.DATA))
-        if kind is self._trouble:
-            return
-        self._trouble = kind
-        fields = {"sqlstate": error.sqlstate, "error": str(error).strip(), "batch_records": self._batch.records}
-        if kind is FailureKind.AWAY:
-            self._log.error("database_away", **fields)
-        else:  # nothing is ever skipped to get on
-            self._log.critical("database_refuses_batch", kind=kind.value, rows=dict(self._batch.rows), **fields)
-
-    def _note_success(self) -> None:
-        self._counters.set("database_connected", 1)
-        if self._trouble is not None:
-            self._log.info("database_back", after=self._trouble.value)
-            self._trouble = None
-
     def _count_lag(self) -> int:
         lag = sum(reader.lag_bytes for reader in self._readers)
         self._counters.set("writer_lag_bytes", lag)
@@ -381,27 +375,8 @@ class Writer:
         return lag
 
 
-class _Once:
-    """Calls *action* at its first call only."""
-
-    def __init__(self, action: Callable[[], object]) -> None:
-        self._action: Callable[[], object] | None = action
-
-    def __call__(self) -> None:
-        action, self._action = self._action, None
-        if action is not None:
-            action()
-
-
 def _ring_of(reader: Reader) -> Ring:
     return reader.ring, reader.epoch
-
-
-def new_batch() -> CopyBatch:
-    """Return an empty batch of rows with this program's names of venues and markets."""
-    return CopyBatch(
-        venues=VENUE_NAMES, markets=MARKET_NAMES, quarantine_reasons=QUARANTINE_REASONS, gap_reasons=GAP_REASONS
-    )
 
 
 def run(
@@ -430,13 +405,16 @@ def run(
         )
         load = LiveLoad()
         first = {_ring_of(reader): reader.first_seq - 1 for reader in readers}
-        replayer = Replayer(directory=directory, database=second, batch=new_batch(), counters=counters)
+        waiting = WaitingAlerts()
+        replayer = Replayer(directory=directory, database=second, batch=new_batch(), counters=counters, alerts=waiting)
         spilling = SpillParts(
             settings=spill,
             directory=directory,
             spiller=Spiller(readers, segment_bytes=spill.segment_mb * MIB),
             registrar=Registrar(directory=directory, database=database, counters=counters, first=first),
-            recovery=RecoveryThread(replayer, second, load, every_s=spill.recover_every_s, again_s=spill.probe_s),
+            recovery=RecoveryThread(
+                replayer, second, load, every_s=spill.recover_every_s, again_s=spill.probe_s, alerts=waiting
+            ),
             alerts=alerts,
         )
         writer = Writer(

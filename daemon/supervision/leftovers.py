@@ -1,4 +1,4 @@
-"""What the rings hold that the database does not have yet, read from the rings themselves.
+"""What the rings and the spill files hold that the database does not have yet, read from themselves.
 
 For the end of the daemon, when nobody else reads them: right also if the writer was killed or never ran.
 """
@@ -14,6 +14,8 @@ from daemon.rings import ring_paths
 from native_pipeline.ring import GatingReader, RingFile
 
 WRITER = "writer"
+SPILL_DIR = "failed_batches"
+SPILL_PATTERN = "batch_*.spill"
 RECORDS_BETWEEN_LOOKS = 4096  # at the clock; a record takes 0.1 us
 
 
@@ -41,6 +43,11 @@ def count(data_dir: Path, *, patience_s: float, clock_s: Callable[[], float] = t
     if counted_bytes < size_bytes and counted_bytes:
         records = round(records * size_bytes / counted_bytes)
     return Leftovers(records, size_bytes)
+
+
+def count_spilled(data_dir: Path) -> int:
+    """Count the spill files that wait for the database."""
+    return sum(1 for _ in (data_dir / SPILL_DIR).glob(SPILL_PATTERN))
 
 
 def _lag_bytes(path: Path) -> int:

@@ -473,7 +473,12 @@ class Supervisor:
         assert self._stop_began_ns is not None
         counts = {name: total - self._totals_at_start[name] for name, total in self._totals().items()}
         remaining = leftovers.count(self._data_dir, patience_s=self._config.supervision.grace_s * LEFTOVERS_SHARE)
-        in_rings = {"remaining_in_rings": remaining.records, "remaining_bytes_in_rings": remaining.size_bytes}
+        spill_files = leftovers.count_spilled(self._data_dir)
+        waiting = {
+            "remaining_in_rings": remaining.records,
+            "remaining_bytes_in_rings": remaining.size_bytes,
+            "remaining_spill_files": spill_files,
+        }
         took_s = round((self._clock_ns() - self._stop_began_ns) / SECOND_NS, 2)
         if remaining.size_bytes:
             self._log.warning(
@@ -482,11 +487,13 @@ class Supervisor:
                 bytes=remaining.size_bytes,
                 reason="not committed before the deadline",
             )
+        if spill_files:
+            self._log.warning("spilled_batches_wait", files=spill_files, reason="the database has not taken them yet")
         if self._unclean and self._exit_code == ExitCode.OK:
             self._exit_code = ExitCode.FAILED
         if self._exit_code == ExitCode.OK:
-            self._log.info("Graceful Shutdown Complete", **counts, **in_rings, took_s=took_s)
+            self._log.info("Graceful Shutdown Complete", **counts, **waiting, took_s=took_s)
         else:
-            self._log.error("Shutdown After Failure", **counts, **in_rings, took_s=took_s, unclean=self._unclean)
+            self._log.error("Shutdown After Failure", **counts, **waiting, took_s=took_s, unclean=self._unclean)
         self._counters.set_state(ProcessState.STOPPED)
         self._records.remove()

@@ -89,7 +89,7 @@ def _servers(now: Reading) -> Iterator[Condition]:
         if process.state != health.RUNNING:
             continue
         if process.role == "writer" and process.values["database_connected"] != 1:
-            message = "the database is away: records wait in the rings"
+            message = "the database is away: records wait in rings and spill files"
             yield Condition(level="CRITICAL", code="database_away", message=message, hold_s=AWAY_S)
         if process.role == "publisher" and process.values["redis_connected"] != 1:
             message = "Redis is away: nothing is published, storing goes on"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from daemon.embedded import EmbeddedPostgres
 from tests.chaos.harness import ROLES, SISE, Harness
@@ -200,7 +201,7 @@ def spill_disk_full(h: Harness, r: random.Random) -> None:
 
 def fill_file_system(path: os.PathLike[str]) -> None:
     """Write until the disk is full. Only for a small file system of its own."""
-    with open(path, "wb", buffering=0) as file:
+    with Path(path).open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(bytes(1 << 12))
@@ -264,8 +265,7 @@ def run_faults(h: Harness, seed: str, steps: int, faults: tuple[Fault, ...]) -> 
             fault(h, r)
             if r.random() < 0.7:
                 h.wait_flowing()
-            if not h.is_running:
-                raise AssertionError("the daemon has ended by itself")
+            assert h.is_running, "the daemon has ended by itself"
         except BaseException as exc:
             exc.add_note(f"seed {seed}: {done}")
             raise

@@ -1,8 +1,8 @@
 """A venue of its own that speaks the documented dialect of KIS, knows nothing of Sise, and writes down what it sends.
 
 `python -m tests.chaos.harness_venue --journal FILE --accounts KEY=SYM,SYM KEY=SYM ... --rate N`: prints its port, reads
-commands from stdin (`quiet`: no more data, answered by `quiet`). Every record is in the journal, synced, before it is on
-a socket. A market goes on while nobody listens: those records are in the journal with socket 0.
+commands from stdin (`quiet`: no more data, answered by `quiet`). Every record is in the journal, synced, before it is
+on a socket. A market goes on while nobody listens: those records are in the journal with socket 0.
 
 Lines of the journal: `open|shut SOCKET KEY NS`, `ack SYMBOL KIND SOCKET NS`, `trade SOCKET SYMBOL CUM SIZE PRICE SIDE
 NS`, `book SOCKET SYMBOL NUMBER NS`, `bad SOCKET NUMBER NS`. NS: wall clock.
@@ -103,9 +103,9 @@ class Venue:
     async def stream(self, request: web.Request) -> web.WebSocketResponse:
         """GET upgrade, any path."""
         session = web.WebSocketResponse(autoping=True)
-        await session.prepare(request)
         account: Account | None = None
         try:
+            await session.prepare(request)
             async for message in session:
                 if message.type is not WSMsgType.TEXT:
                     continue

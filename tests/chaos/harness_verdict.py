@@ -10,6 +10,9 @@ from pathlib import Path
 
 import psycopg
 
+# The bounds of a gap are times of receipt, those of the journal of sending: a record may wait so long in between.
+TRANSIT = "1 s"
+
 BOOK_VALUES = " AND ".join(
     f"t.ask_price{k} = 50000 + (j.number::int % 50) * 10 + {10 * k}"
     f" AND t.bid_price{k} = 50000 + (j.number::int % 50) * 10 - {10 * (k - 1)}"
@@ -22,7 +25,8 @@ PREPARE = """
 DROP SCHEMA IF EXISTS oracle CASCADE;
 CREATE SCHEMA oracle;
 CREATE TABLE oracle.sent (
-    ordinal int8, kind text, socket int8, symbol text, number float8, size float8, price float8, side text, at timestamptz
+    ordinal int8, kind text, socket int8, symbol text, number float8, size float8, price float8, side text,
+    at timestamptz
 );
 CREATE TABLE oracle.socket (socket int8, key text, opened timestamptz, shut timestamptz);
 CREATE TABLE oracle.ack (symbol text, kind text, at timestamptz);
@@ -52,7 +56,8 @@ CREATE TABLE oracle.found AS
 CREATE UNIQUE INDEX ON oracle.found (ordinal);
 CREATE VIEW oracle.missing AS
     SELECT j.*, EXISTS (
-        SELECT FROM feed_gaps g WHERE g.symbol = j.symbol AND g.kind = j.kind AND j.at BETWEEN g.started AND g.ended
+        SELECT FROM feed_gaps g WHERE g.symbol = j.symbol AND g.kind = j.kind
+            AND j.at BETWEEN g.started - interval '{TRANSIT}' AND g.ended
     ) AS told
     FROM oracle.sent j JOIN oracle.found f USING (ordinal) WHERE f.copies = 0 AND j.kind <> 'bad';
 CREATE VIEW oracle.newest AS
@@ -79,8 +84,8 @@ QUESTIONS = {
         WHERE s.shut IS NULL""",
     "untold_while_away": """SELECT count(*) FROM oracle.missing m WHERE socket = 0 AND NOT told
         AND EXISTS (SELECT FROM oracle.ack a WHERE a.symbol = m.symbol AND a.kind = m.kind AND a.at < m.at)""",
-    "needless_gaps": """SELECT count(*) FROM feed_gaps g WHERE NOT EXISTS (SELECT FROM oracle.missing m
-        WHERE m.symbol = g.symbol AND m.kind = g.kind AND m.at BETWEEN g.started AND g.ended)""",
+    "needless_gaps": f"""SELECT count(*) FROM feed_gaps g WHERE NOT EXISTS (SELECT FROM oracle.missing m
+        WHERE m.symbol = g.symbol AND m.kind = g.kind AND m.at BETWEEN g.started - interval '{TRANSIT}' AND g.ended)""",
 }
 
 

@@ -1,5 +1,6 @@
 """Faults of venues against the whole daemon: what the venue's own journal says is in the tables, once, or in a gap."""
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -158,6 +159,41 @@ def test_of_two_sessions_with_the_same_streams_either_may_lag_stall_and_end(make
         """
     )
     assert disorder == [(0,)]
+
+
+@pytest.mark.requirement("F19", "DLP-02", "CH-PROC-01")
+@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.nightly)])
+def test_a_venue_that_repeats_its_last_trades_to_a_restarted_worker_doubles_none(make_rig: MakeRig, kills: int) -> None:
+    rig = make_rig(
+        accounts={"kis": "kis", "kiwoom": "kiwoom", "upbit": "upbit"},
+        feeds=[
+            Feed(["kis"], symbols(0, 3), kinds=["trade"]),
+            Feed(["kiwoom"], symbols(1, 3), kinds=["trade"]),
+            Feed(["upbit"], ["KRW-BTC", "KRW-ETH", "KRW-XRP"], market="crypto", kinds=["trade"]),
+        ],
+    )
+    rig.start(
+        rate=RATE, faults=("replay:40", "duplicate:0.05", "market_goes_on"), extra=("--venues", "kis,kiwoom,upbit")
+    )
+    for _ in range(kills):
+        run_for(rig, 0.3)
+        before = rig.total("duplicates_dropped")
+        killed = wait_for(lambda: rig.kill_roles(signal.SIGKILL, "worker"), "a worker to kill")
+        wait_for(lambda: set(rig.pids("worker")) - set(killed), "another worker")  # noqa: B023
+        wait_for(lambda: rig.total("duplicates_dropped") > before, "repeated trades")  # noqa: B023
+    run_for(rig, 0.2)
+
+    verdict, totals = rig.finish()
+
+    assert (verdict.duplicated, verdict.lost) == (0, 0)
+    assert totals["duplicates"] > kills * 40
+    for venue, market in (("kis", "kr"), ("kiwoom", "kr"), ("upbit", "crypto")):
+        ((stored, different),) = rig.query(
+            "SELECT count(*), count(DISTINCT (symbol, CASE WHEN market = 'crypto' THEN volume ELSE cum_volume END))"
+            " FROM market_ticks WHERE venue = %s AND market = %s",
+            venue, market,
+        )  # fmt: skip
+        assert stored == different > 0, venue
 
 
 @pytest.mark.requirement("F01", "F02", "F03", "F11", "F19", "DUAL-ISO-01")

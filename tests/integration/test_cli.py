@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -81,9 +82,25 @@ def test_servers_that_are_away_are_findings_of_the_check(config: Path) -> None:
     code, out, (line,) = sise("check", config)
 
     assert code == 1
-    assert [line[:4] for line in out.splitlines() if line[:4] in ("ok  ", "FAIL")] == ["ok  "] * 2 + ["FAIL"] * 3
+    assert [line[:4] for line in out.splitlines() if line[:4] in ("ok  ", "FAIL")] == ["ok  "] * 3 + ["FAIL"] * 3
     assert line.startswith("sise: check failed: database: ")
     assert "redis: " in line
+
+
+@pytest.mark.requirement("DLP-02", "F39")
+def test_the_check_says_that_nothing_could_be_spilled_before_the_database_is_away(config: Path) -> None:
+    _, plenty, _ = sise("check", config)
+    config.write_text(config.read_text() + "[spill]\nmin_free_mb = 1_000_000_000\n")
+    _, full, _ = sise("check", config)
+    (config.parent / "data").mkdir()
+    (config.parent / "data" / "failed_batches").write_text("not a directory")
+    _, blocked, _ = sise("check", config)
+
+    assert "ok   failed_batches\n" in plenty
+    assert re.search(
+        r"ok   failed_batches: \d+ MiB free, spill.min_free_mb is 1000000000: nothing can be spilled\n", full
+    )
+    assert "FAIL failed_batches: " in blocked
 
 
 @pytest.mark.requirement("DUAL-SOC-01")

@@ -17,7 +17,7 @@ from tests.integration.test_writer import (
     stored,
     wait_until,
 )
-from tests.reference.packed_records import Book, Trade, append
+from tests.reference.packed_records import Book, Gap, Ledger, Trade, append
 
 __all__ = ["make_rings"]  # the fixture
 
@@ -77,12 +77,56 @@ def test_a_table_that_takes_no_row_fills_no_ring_and_gets_everything_after_the_r
         assert rings.counters.get("writer_lag_bytes") == 0
         assert query(postgres_dsn, "SELECT count(*) FROM quarantine") == [(0,)]
 
+        assert running.alerts.codes().count("database_needs_operator") == 1
+
         execute(postgres_dsn, repair)
         wait_until(lambda: stored(postgres_dsn)[0] == 5_000)
+        rings.fill(1)
+        wait_until(lambda: "database_needs_operator_ended" in running.alerts.codes())
         assert running.stop() is True
 
-    assert stored(postgres_dsn) == (5_000, 5_000)
+    assert stored(postgres_dsn) == (5_001, 5_001)
     assert rings.counters.get("rows_refused") == 0
+
+
+@pytest.mark.requirement("F53", "DLP-01")
+@pytest.mark.parametrize(
+    ("damage", "repair"),
+    [
+        ("ALTER TABLE market_ticks ALTER bid TYPE int8", "ALTER TABLE market_ticks ALTER bid TYPE float8"),
+        (
+            "ALTER TABLE ingest_ledger ALTER through_seq TYPE float8",
+            "ALTER TABLE ingest_ledger ALTER through_seq TYPE int8",
+        ),
+    ],
+)
+def test_a_column_of_another_type_and_the_same_width_is_refused_instead_of_filled_with_wrong_numbers(
+    make_rings: Callable[..., Rings], postgres_dsn: str, damage: str, repair: str
+) -> None:
+    rings = make_rings()
+    drain(rings, postgres_dsn)
+    execute(postgres_dsn, damage)
+    rings.fill(10, mixture=(Trade(bid=(71200, 0)), Ledger(count=1)))
+    with RunningWriter(rings, settings_for(postgres_dsn)) as running:
+        wait_until(lambda: rings.counters.get("records_spilled") == 10)
+        assert "database_needs_operator" in running.alerts.codes()
+        assert query(postgres_dsn, "SELECT count(*) FROM market_ticks") == [(0,)]
+
+        execute(postgres_dsn, repair)
+        wait_until(lambda: stored(postgres_dsn, "market_ticks", "ingest_ledger")[0] == 10)
+        assert running.stop() is True
+
+    assert query(postgres_dsn, "SELECT DISTINCT bid FROM market_ticks") == [(71200.0,)]
+
+
+def test_a_text_of_a_limited_length_is_a_text(make_rings: Callable[..., Rings], postgres_dsn: str) -> None:
+    rings = make_rings()
+    execute(postgres_dsn, "ALTER TABLE feed_gaps ALTER symbol TYPE varchar(24)")
+    rings.fill(3, mixture=(Gap(missing=3, reason=4),))
+
+    drain(rings, postgres_dsn)
+
+    assert stored(postgres_dsn, "feed_gaps") == (3, 3)
 
 
 @pytest.mark.requirement("F51", "DLP-03")
@@ -98,6 +142,7 @@ def test_bad_rows_in_a_spilled_batch_do_not_hold_it_up(
         wait_until(lambda: rings.counters.get("records_spilled") == 2_000)
         server.start()
         wait_until(lambda: not spilled_files(rings))
+        wait_until(lambda: "rows_refused" in running.alerts.codes())
         assert running.stop() is True
     drain(rings, server.dsn)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from daemon import failpoints
 from daemon.sinks.redis_link import RedisLink
 from native_pipeline.redis_replies import TransactionReplies
 from tests.integration.publisher_rig import RedisFactory, Rig, Subscriber, counted, wait_until
@@ -164,6 +165,42 @@ def test_a_ring_that_ran_full_leaves_an_entry_about_exactly_what_is_missing(
     holes = [1 for before, after in itertools.pairwise(heard) if after["prev_seq"] != before["seq"]]
     assert len(holes) == rig.counters.get("stream_gaps") / 2 == len(told)
     subscriber.close()
+    rig.writer.close()
+
+
+@pytest.mark.requirement("F56", "F57", "CH-PROC-01")
+def test_a_publisher_that_dies_while_it_gives_messages_up_leaves_a_gap_without_counts(
+    tmp_path: Path, own_redis: RedisFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path / "rig", capacity_bytes=2 << 20)
+    server = own_redis()
+    monkeypatch.setattr(failpoints, "_directory", str(tmp_path))
+    armed = tmp_path / "publisher.gave_up"
+    armed.write_text("raise EIO")
+    seqs = rig.put(Trade())
+
+    def publish_until_it_dies() -> None:
+        with rig.publisher(server.url, streams=("all",), timeout_s=0.2):
+            wait_until(lambda: rig.published() == 1, "the first message")
+            os.kill(server.pid, signal.SIGSTOP)
+            while armed.exists():
+                seqs.extend(rig.put(*[Trade()] * 50))
+                rig.wait_room()
+            os.kill(server.pid, signal.SIGCONT)
+
+    with pytest.raises(OSError, match=r"publisher\.gave_up"):
+        publish_until_it_dies()
+    with rig.publisher(server.url, streams=("all",)):
+        wait_until(lambda: rig.lag() == 0, "what is left")
+
+    found = entries(server.url)
+    published = seqs_of(found)
+    (gap,) = [json.loads(fields["gap"]) for _, fields in found if "gap" in fields]
+    assert gap["reason"] == "unknown to Redis"
+    assert gap["missing"] is None
+    assert gap["records"] == len(seqs) - len(published) > 0
+    assert published == [seq for seq in seqs if not gap["after_seq"] < seq <= gap["through_seq"]]
+    assert counted(server.url) == {"ticker.kr": len(published)}
     rig.writer.close()
 
 

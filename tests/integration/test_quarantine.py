@@ -22,11 +22,12 @@ from daemon.sinks.replay_report import replay_and_report
 from daemon.sinks.verify import Report, verify
 from native_pipeline.records import QUARANTINE_REASONS
 from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
-from tests.reference.packed_records import Trade, append
+from tests.reference.packed_records import Book, Event, Record, Trade, append
 
 REPOSITORY = Path(__file__).parents[2]
 FRAMES = REPOSITORY / "tests" / "frames" / "kis" / "data"
 RECEIVED = datetime(2026, 11, 20, 1, 30, 15, 654321, tzinfo=UTC)  # 10:30:15 in Korea
+RECEIVED_NS = int(RECEIVED.timestamp()) * 10**9
 SEQ = 1_795_000_000_000_000
 BAD_WIDTH = "number of fields does not fit the record count and the TR"
 NO_RECORD = b"0|H0STCNT0|001|005930^nonsense"
@@ -318,19 +319,46 @@ def test_a_row_that_the_database_refused_is_counted_and_replayed_once_it_takes_i
     assert (report.received, report.stored, report.refused, report.is_complete) == (1, 1, 0, True)
 
 
-def raw_record(tmp_path: Path, trade: Trade) -> tuple[int, bytes]:
+@pytest.mark.requirement("DLP-02")
+@pytest.mark.parametrize("record", [Trade(recv_ns=RECEIVED_NS), Book(recv_ns=RECEIVED_NS), Event(recv_ns=RECEIVED_NS)])
+def test_a_refused_row_that_came_out_of_a_capture_meanwhile_is_not_stored_again(
+    ward: Ward, tmp_path: Path, record: Record
+) -> None:
+    for seq_of_twin in (0, 1):  # what comes twice in the quarantine has to be there twice
+        seq, raw = raw_record(tmp_path / str(seq_of_twin), record)
+        ward.connection.execute(
+            "INSERT INTO quarantine (recv_time, venue, reason, detail, frame, original_bytes, source, seq, kind,"
+            " market, symbol) VALUES (%s, 'kis', 'refused by the database: 23514 no', 0, %s, %s, %s, %s, 'trade',"
+            " 'kr', '005930')",
+            [RECEIVED, raw, len(raw), seq_of_twin, seq],
+        )
+    assert [result.outcome for result in ward.replay()] == [Outcome.STORED] * 2
+    everything = " UNION ALL ".join(
+        f"SELECT source, seq FROM {table}" for table in ("market_ticks", "market_orderbook", "market_events")
+    )
+    for table in ("market_ticks", "market_orderbook", "market_events"):
+        ward.connection.execute(f"UPDATE {table} SET source = -32768, seq = source + 1".encode())
+    ward.connection.execute("UPDATE quarantine SET replayed_at = NULL")
+
+    assert [result.outcome for result in ward.replay()] == [Outcome.KNOWN] * 2
+
+    assert ward.rows(f"SELECT count(*) FROM ({everything}) AS rows") == [(2,)]
+
+
+def raw_record(tmp_path: Path, record: Record) -> tuple[int, bytes]:
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "worker-0.ring"
     create_ring(path, ring=0, capacity_bytes=1 << 20, consumers=(("test", GATING),))
     ring = RingWriter(path)
-    seq = append(ring, trade)
+    seq = append(ring, record)
     ring.publish()
     reader = GatingReader(path, "test")
     reader.fetch_bytes()
-    record = reader.next_bytes()
-    assert record is not None
+    raw = reader.next_bytes()
+    assert raw is not None
     reader.close()
     ring.close()
-    return int(ring.first_seq if seq is None else seq), record
+    return int(ring.first_seq if seq is None else seq), raw
 
 
 @pytest.mark.requirement("DLP-02")

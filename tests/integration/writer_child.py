@@ -25,7 +25,13 @@ def main() -> int:
         stopping=lambda: bool(stopping),
         drain_s=30.0,
     )
-    settings = Database(dsn=dsn, batch_rows=int(batch_rows), flush_interval_ms=int(interval_ms), retention_days=0)
+    settings = Database(
+        dsn=dsn,
+        batch_rows=int(batch_rows),
+        flush_interval_ms=int(interval_ms),
+        retry_delays_s=(0.05, 0.1, 0.2),
+        retention_days=0,
+    )
     spill = Spill(min_free_mb=0, interval_s=0.05, probe_s=0.05)
     spill_directory = Path(ring).parent / DIRECTORY
     is_drained = writer.run(

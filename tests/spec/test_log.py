@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +18,6 @@ def logging_as_before() -> Iterator[None]:
     yield
     logging.getLogger().handlers[:] = handlers
     structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
@@ -33,6 +33,17 @@ def test_what_a_library_logs_is_an_event_of_ours(capfd: pytest.CaptureFixture[st
     (line,) = lines(capfd)
     assert (line["event"], line["level"], line["role"]) == ("library_log", "warning", "worker")
     assert (line["logger"], line["message"]) == ("picows.client", "WS parser error: bad\nrsv bits: 3")
+
+
+def test_a_line_of_another_thread_says_whose_it_is_too(capfd: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json", role="writer", pid=7)
+
+    thread = threading.Thread(target=lambda: log.get().info("spill_recovered", records=1))
+    thread.start()
+    thread.join()
+
+    (line,) = lines(capfd)
+    assert (line["role"], line["pid"], line["records"]) == ("writer", 7, 1)
 
 
 def test_a_second_configuration_does_not_double_the_lines(capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from native_pipeline.records import QUARANTINE_REASONS
+from native_pipeline.ring import RingWriter
 from tests.reference.native_kis import exact
 from tests.reference.native_upbit import FRAMES, RECEIVED, Native, capture, sample
 
@@ -217,6 +218,29 @@ def test_levels_behind_the_tenth_are_not_kept(native: Native) -> None:
 
     assert [price for price, _ in book["asks"]] == list(range(101, 111))
     assert [price for price, _ in book["bids"]] == list(range(100, 90, -1))
+
+
+@pytest.mark.parametrize("name", ["upbit_orderbook_default", "upbit_orderbook_simple"])
+@pytest.mark.parametrize(
+    "number",
+    ["7", "0", "0.5", "127303000.0", "12345678901234", "123456789012345", "1234567890123456", "0.00000001", "-1", "1e5",
+     "1.5E-7", "null", '"x"', "[1]", "01", "1.", ".5", "1.2.3", "+1", "", "1e", "0x1", "1 ", "--1", "1,"],
+)  # fmt: skip
+def test_a_level_that_is_not_kept_has_to_be_json_all_the_same(native: Native, name: str, number: str) -> None:
+    message = json.loads(sample(f"{name}.json"))
+    units = "orderbook_units" if "orderbook_units" in message else "obu"
+    kept = message[units][:1] * 10
+    message[units] = [*kept, *(kept[:1] * 5)]
+    member = next(iter(kept[0]))
+    for at in range(10, 15):
+        message[units][at] = {**kept[0], member: "@" if at == 12 else 1}
+    frame = json.dumps(message, separators=(",", ":")).replace('"@"', number).encode()
+    try:
+        json.loads(frame)
+    except ValueError:
+        assert reason(native.parse(frame)) == "control frame is not the expected JSON object"
+    else:
+        assert len(only(native.parse(frame))["asks"]) == 10
 
 
 def test_a_crossed_book_is_kept_and_marked(native: Native) -> None:
@@ -460,6 +484,56 @@ def test_the_same_number_of_two_symbols_is_two_trades(live: Native) -> None:
 def test_a_trade_without_a_number_is_never_taken_for_a_repetition(live: Native, number: int | None) -> None:
     for _ in range(3):
         assert only(live.parse(changed("upbit_trade_simple", sid=number)))["kind"] == "trade"
+
+
+def taken_over(live: Native) -> Native:
+    """The ring of a producer that died, with another one."""
+    live.ring.close(clean=False)
+    live.ring = RingWriter(live.ring.path)
+    live.parser = live.new_parser(snapshot_trades=False, keeps_all=False)
+    return live
+
+
+@pytest.mark.requirement("F19", "CH-PROC-01")
+def test_what_a_predecessor_wrote_is_recognised_each_number_once_and_however_often_it_comes(live: Native) -> None:
+    written = [changed("upbit_trade_simple", sid=number, tp=1000 + number) for number in range(1, 400)]
+    for frame in written:
+        only(live.parse(frame))
+
+    for _ in range(3):
+        live = taken_over(live)
+        for frame in [*written, *reversed(written)]:
+            assert live.parse(frame) == []
+        assert live.parser.duplicates == 2 * len(written)
+
+
+@pytest.mark.requirement("F19", "DLP-01", "CH-PROC-01")
+def test_a_twin_that_the_predecessor_did_not_hear_is_stored(live: Native) -> None:
+    """Trades of one taker at one price differ in their numbers only; the predecessor may have died in between."""
+    numbers = range(100, 140)
+    for number in numbers:
+        only(live.parse(changed("upbit_trade_simple", sid=number)))
+    live = taken_over(live)
+
+    for number in range(90, 100):  # never seen, and alike: told apart by the digest of the number
+        assert len(live.parse(changed("upbit_trade_simple", sid=number)) or ()) == 1
+    for number in numbers:
+        assert live.parse(changed("upbit_trade_simple", sid=number)) == []
+    later = changed("upbit_trade_simple", sid=500, ttms=json.loads(sample("upbit_trade_simple.json"))["ttms"] + 1)
+    assert only(live.parse(later))["kind"] == "trade"
+    live = taken_over(live)
+    assert live.parse(later) == []
+
+
+@pytest.mark.requirement("DLP-01")
+def test_of_the_predecessors_trades_each_stands_for_one_number_only(live: Native) -> None:
+    """Even two numbers with one digest: the second of them is a trade of its own."""
+    only(live.parse(changed("upbit_trade_simple", sid=1)))
+    live = taken_over(live)
+
+    stored = [number for number in range(2, 3_000) if live.parse(changed("upbit_trade_simple", sid=number))]
+
+    assert len(stored) == 2_997  # one of them has the digest of number 1 and is taken for it
 
 
 def test_books_and_quotes_are_kept_however_alike(live: Native) -> None:

@@ -169,3 +169,53 @@ def test_a_file_of_another_version_stays_where_it_is(tmp_path: Path, monkeypatch
     assert other.files() == []
     assert names(other) == [file.path.name]
     assert other.batches() == {file.header.batch}
+
+
+@pytest.mark.requirement("DLP-01")
+def test_a_file_is_seen_by_nobody_before_its_directory_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registered by then, and given up when that sync fails, its batch would be passed over in the ring."""
+    directory = make(tmp_path)
+    seen: list[object] = []
+
+    def fail(_: Path) -> None:
+        seen.extend(directory.files())
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("daemon.sinks.spill._sync_directory", fail)
+
+    with pytest.raises(CannotSpill):
+        directory.append(ranges(), RAW)
+
+    assert seen == []
+    assert names(directory) == []
+
+
+@pytest.mark.requirement("F40")
+def test_what_cannot_be_read_is_named_for_as_long_as_that_is_so(tmp_path: Path) -> None:
+    directory = make(tmp_path)
+    file = directory.append(ranges(), RAW)
+    other = make(tmp_path)
+    data = file.path.read_bytes()
+    file.path.unlink()
+    file.path.mkdir()
+
+    assert other.files() == []
+    assert list(other.unreadable) == [file.path.name]
+
+    file.path.rmdir()
+    file.path.write_bytes(data)
+    assert [each.path for each in other.files()] == [file.path]
+    assert other.unreadable == {}
+
+
+def test_a_directory_that_is_none_holds_nothing_for_now(tmp_path: Path) -> None:
+    directory = make(tmp_path)
+    directory.path.write_text("in the way")
+
+    assert directory.files() == []
+    assert directory.size() == (0, 0)
+    assert list(directory.unreadable) == [directory.path.name]
+    with pytest.raises(NotADirectoryError):
+        directory.batches()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from daemon.rings import prepare_rings, ring_path
+from daemon.sinks import spill
 from daemon.supervision import leftovers
 from native_pipeline.ring import GatingReader, RingWriter
 
@@ -55,3 +56,14 @@ def test_a_ring_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> 
     ring_path(tmp_path, 0).write_bytes(b"no ring")
 
     assert leftovers.count(tmp_path, patience_s=1.0) == (5, 5 * 64)
+
+
+def test_spill_files_that_wait_are_counted_and_nothing_else_of_their_directory(tmp_path: Path) -> None:
+    assert leftovers.count_spilled(tmp_path) == 0
+
+    directory = tmp_path / spill.DIRECTORY
+    directory.mkdir()
+    for name in (f"batch_1{spill.SUFFIX}", f"batch_2{spill.SUFFIX}", f"batch_3{spill.SUFFIX}.tmp", "batch_4.damaged-1"):
+        (directory / name).touch()
+
+    assert leftovers.count_spilled(tmp_path) == 2

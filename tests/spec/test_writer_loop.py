@@ -128,6 +128,9 @@ class FakeDatabase:
     def store_isolated(self, block: object, claim: Claim, /) -> Isolated:
         raise NotImplementedError
 
+    def store_missing(self, block: object, claim: Claim, /) -> Isolated:
+        raise NotImplementedError
+
     def store(self, _batch: Batch, claim: Claim, /) -> None:
         if isinstance(claim, CursorAdvances):
             self.attempts.append(self._clock.now)
@@ -370,3 +373,24 @@ def test_a_stop_gives_up_at_the_deadline_and_gives_nothing_back() -> None:
 )
 def test_failures_are_told_apart_by_sqlstate(error: psycopg.Error, kind: FailureKind) -> None:
     assert classify(error) is kind
+
+
+class MissingTable(psycopg.errors.UndefinedTable):
+    """As the server would report it."""
+
+    sqlstate = "42P01"
+
+
+@pytest.mark.requirement("F53")
+def test_a_database_that_needs_its_operator_is_one_alert_and_its_end_another() -> None:
+    bench = Bench(50)
+    bench.database.failures = [MissingTable("no such table"), away(), MissingTable("no such table")]
+
+    bench.writer.run()
+
+    assert bench.database.stored == [[Advance((0, 1), 0, 50)]]
+    assert [sent[:2] for sent in bench.alerts.sent] == [
+        ("CRITICAL", "database_needs_operator"),
+        ("INFO", "database_needs_operator_ended"),
+    ]
+    assert "42P01" in bench.alerts.sent[0][2]
