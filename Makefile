@@ -63,7 +63,7 @@ coverage: build
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -40
 
 bench: build
-	for bench in ring parse hot_path copy publish end_to_end; do $(BIN)/python profiling/bench_$$bench.py || exit 1; done
+	for bench in ring parse hot_path copy publish spill recovery end_to_end; do $(BIN)/python profiling/bench_$$bench.py || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info native_pipeline/*.c native_pipeline/*.so demo-data htmlcov .coverage*

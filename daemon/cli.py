@@ -147,8 +147,10 @@ def _parse_time(text: str | None) -> datetime.datetime | None:
 @config_option
 def recover(config_path: str) -> None:
     """Store what was spilled while the database was away, now; exit 1 if something remains."""
+    from daemon import log  # noqa: PLC0415
     from daemon.sinks.recover_now import recover as store_all  # noqa: PLC0415
 
+    log.configure("warning")
     left = store_all(settings.load(config_path), tell=click.echo)
     sys.exit(EXIT_FAILED if left else 0)
 

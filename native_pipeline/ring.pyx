@@ -337,7 +337,7 @@ cdef class RingFile:
 
         {"begin", "end": positions; "records", "bytes"; "first_seq", "last_seq", "first_recv_ns", "last_recv_ns": 0 if
         there is none; "missing": sequence numbers left out without a mark; "damaged": [(position, bytes)], the first
-        1,000; "damaged_places", "damaged_bytes": of all}. What is overwritten meanwhile is no damage: it goes on behind.
+        1,000; "damaged_places", "damaged_bytes": of all}. What is overwritten meanwhile is no damage.
         """
         cdef const sise_record_header* record
         cdef sise_record_header header
@@ -492,7 +492,7 @@ cdef class RingFile:
         return NULL
 
     cdef void map_pages(self, uint64_t begin, uint64_t end) noexcept nogil:
-        """Make the pages of [begin, end) writable in one call: a page fault for each would cost twice as much (measured).
+        """Make the pages of [begin, end) writable in one call: a page fault for each costs twice as much (measured).
 
         Before Linux 5.14 there is no such call: then they fault in one by one.
         """

@@ -8,7 +8,8 @@ difference between the medians of the first and the last third of what remains, 
 for writer and publisher their buffers, which a backlog brings to their full size once. The run also counts only if the
 SQL oracle finds nothing lost, duplicated, altered or invented.
 
-    python profiling/soak.py [--minutes 10] [--rate 3000] [--seed 1] [--fault-every 60] [--json soak.json]
+    python profiling/soak.py [--minutes 10] [--rate 3000] [--seed 1] [--fault-every 60] [--only FAULT]\
+        [--json soak.json]
 
 Exits with 1 if a process grew by more than a limit, or if the oracle disagrees.
 """
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from daemon.embedded import EmbeddedPostgres, EmbeddedRedis
 from daemon.sinks import schema
 from tests.chaos.network_rig import NetworkRig
-from tests.chaos.schedule import Stage, plan
+from tests.chaos.schedule import FAULTS, Stage, plan
 
 SAMPLE_S = 1.0
 WARM_UP_S = 60.0  # of each life
@@ -156,12 +157,15 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         began_s = time.monotonic()
         ends_s = began_s + options.minutes * 60
         steps = plan(options.seed, int(options.minutes * 60 / options.fault_every) + 1)
+        if options.only:
+            steps = (replace(step, fault=options.only) for step in steps)
         for number, step in enumerate(steps, start=1):
             strikes_s = began_s + number * options.fault_every
             if strikes_s >= ends_s:
                 break
             watch.until(strikes_s)
-            print(f"{time.monotonic() - began_s:7.0f} s  {step.fault}", file=sys.stderr, flush=True)
+            sizes = " ".join(f"{name} {life.memory_bytes[-1] / 1e6:.1f}" for (name, _), life in watch.lives.items())
+            print(f"{time.monotonic() - began_s:7.0f} s  {step.fault}  (MB: {sizes})", file=sys.stderr, flush=True)
             stage.perform(step)
             done.append(step.fault)
         watch.until(ends_s)
@@ -199,6 +203,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3_000.0)
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1 << 32)))
     parser.add_argument("--fault-every", type=float, default=60.0, help="seconds between two faults")
+    parser.add_argument("--only", choices=sorted(FAULTS), help="this fault again and again")
     parser.add_argument("--json", type=Path, default=Path("soak.json"))
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)

@@ -306,6 +306,7 @@ class Session:
         except Refused as exc:
             self._log.error("approval_key_refused", error=str(exc))
             self._alert("CRITICAL", "credential_refused", "the venue does not accept app key or secret")
+            self.registrar.decline_all("no access key: the credentials are refused")
             return states.Event.CREDENTIAL_REFUSED
         except Retryable as exc:
             self._log.error("approval_key_unavailable", error=str(exc))

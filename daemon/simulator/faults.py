@@ -80,6 +80,7 @@ class FaultPlan:
     # What the market does
     correct_every: dict[str, int] = field(default_factory=dict)
     roll_after_s: float = 0.0
+    burst: tuple[float, float, float] = (0.0, 0.0, 1.0)
     # What frames look like
     garbage_per_s: float = 0.0
     pack: int = 0
@@ -165,6 +166,10 @@ def _correct(plan: FaultPlan, symbol: str, every: str) -> None:
 
 def _slot_held(plan: FaultPlan, seconds: str, attempts: str = "0") -> None:
     plan.slot_held_s, plan.slot_held_attempts = _positive(seconds), int(attempts)
+
+
+def _burst(plan: FaultPlan, after: str, seconds: str, factor: str) -> None:
+    plan.burst = _positive(after), _positive(seconds), _positive(factor)
 
 
 def _stall(plan: FaultPlan, after: str, seconds: str) -> None:
@@ -275,6 +280,7 @@ FAULTS: Final[dict[str, tuple[str, Callable[..., None]]]] = {
     "jitter": ("jitter:MIN_MS:MAX_MS  delay what is sent by a random time; the order stays", _jitter),
     "correct": ("correct:SYMBOL:N  the cumulative volume of SYMBOL goes down at each Nth trade", _correct),
     "roll": ("roll:SECONDS  so long after the start, cumulative volumes begin again", _set("roll_after_s", _positive)),
+    "burst": ("burst:AFTER:SECONDS:FACTOR  after so long, offer FACTOR times as much for a while", _burst),
     "garbage": ("garbage:RATE  so many malformed frames a second", _set("garbage_per_s", _positive)),
     "pack": ("pack:N  exactly N trades in a frame", _set("pack", _count)),
     "wrong_count": (

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from daemon.simulator.market import ExchangeTime
 from daemon.simulator.session import Session
@@ -14,12 +15,21 @@ IDLE_TICK_S = 0.02  # at most so late
 MAX_RECORDS_PER_TICK = 20_000  # after a hiccup: catch up in steps, so that requests are still answered
 
 
-class Pacer:
-    """An open-loop schedule: record n is due n / rate seconds of offering after the start. Pure."""
+class Burst(NamedTuple):
+    """For so many seconds of offering, from so many on, the rate is multiplied."""
 
-    def __init__(self, rate: float, seconds: float | None = None) -> None:
+    after_s: float = 0.0
+    for_s: float = 0.0
+    factor: float = 1.0
+
+
+class Pacer:
+    """An open-loop schedule: record n is due n / rate seconds of offering after the start, but for a burst. Pure."""
+
+    def __init__(self, rate: float, seconds: float | None = None, burst: Burst = Burst()) -> None:  # noqa: B008
         self._rate = rate
-        self._limit = None if seconds is None else round(rate * seconds)
+        self._burst = burst
+        self._limit = None if seconds is None else round(self._scheduled(seconds))
         self._last_s: float | None = None
         self.elapsed_s = 0.0  # of offering: pauses do not count
         self.taken = 0
@@ -37,12 +47,16 @@ class Pacer:
         if self._last_s is not None and is_offering:
             self.elapsed_s += now_s - self._last_s
         self._last_s = now_s if is_offering else None
-        due = int(self.elapsed_s * self._rate)
+        due = int(self._scheduled(self.elapsed_s))
         if self._limit is not None:
             due = min(due, self._limit)
         count = min(due - self.taken, at_most)
         self.taken += count
         return count
+
+    def _scheduled(self, seconds: float) -> float:
+        in_burst_s = min(max(0.0, seconds - self._burst.after_s), self._burst.for_s)
+        return self._rate * (seconds + (self._burst.factor - 1.0) * in_burst_s)
 
     def give_back(self, count: int) -> None:
         """Make so many of those taken due again."""
@@ -76,7 +90,7 @@ class Offer:
 
     def __init__(self, venue: Venue, rate: float) -> None:
         options = venue.options
-        self.pacer = Pacer(rate, options.seconds)
+        self.pacer = Pacer(rate, options.seconds, Burst(*venue.world.faults.plan(venue.name).burst))
         self.finished = asyncio.Event()
         self.started = asyncio.Event()
         self._venue = venue

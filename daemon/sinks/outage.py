@@ -24,7 +24,9 @@ from daemon.sinks.trouble import Trouble
 
 POLLS_PER_INTERVAL = 20  # how often the rings are looked at while a segment fills up
 TRY_AGAIN_S = 1.0  # after a failure to spill
-RETURN_S = 2.0  # the longest time that spilling rests while the last files are registered
+RETURN_S = 2.0  # that spilling rests while the last files are registered; twice as long if that was not enough, ...
+RETURN_DOUBLINGS = 5  # ... until the database is too slow for a return at all; a ring that is half full ends the rest
+RETURN_SHARE = 0.5
 ROOM_TO_KEEP = 4  # a ring is emptied when a quarter of it waits: it stays below half while that is written
 
 
@@ -105,6 +107,7 @@ class Outage:
         self._probe_due = 0.0
         self._is_probing = False
         self._return_by = 0.0
+        self._returns = 0  # rounds of that without success
         self._is_announced = False
         self._log = log.get()
 
@@ -123,7 +126,7 @@ class Outage:
         cursors: where each ring's next record is; a ring that is not in it is read from its committed position.
         lags: how much of each ring waits, as a part of the ring.
         """
-        if self._is_returning() or (not self._pending and not self._is_time(lags())):
+        if self._is_returning(lags()) or (not self._pending and not self._is_time(lags())):
             pause_s = self._parts.settings.interval_s / POLLS_PER_INTERVAL
             self._host.wait(pause_s)
             self._errands.check_deadline()
@@ -166,18 +169,20 @@ class Outage:
         self.fate = Fate(cursors, self.fate.doubtful)
         if self._parts.registrar.has_unregistered():  # spilled while it was asked: once more, and no more till then
             self._probe_due = 0.0
-            self._return_by = self._clock.monotonic() + RETURN_S
+            self._return_by = self._clock.monotonic() + RETURN_S * 2**self._returns
+            self._returns = min(self._returns + 1, RETURN_DOUBLINGS)
             return None
         return cursors
 
-    def _is_returning(self) -> bool:
+    def _is_returning(self, lags: Sequence[float]) -> bool:
         """Whether only the last files are being registered: what would be spilled now would come too late for that."""
-        return self._clock.monotonic() < self._return_by
+        return self._clock.monotonic() < self._return_by and not any(lag > RETURN_SHARE for lag in lags)
 
     def end(self) -> None:
         """The database takes batches again."""
         self._change(Event.BACK)
         self._return_by = 0.0
+        self._returns = 0
         self._pending = {}
         self.fate.doubtful = {}
         self._parts.recovery.allow(True)

@@ -52,8 +52,8 @@ AGE_HISTOGRAM = 0
 GATHERS_PER_INTERVAL = 10
 MAINTENANCE_INTERVAL_S = 3600.0
 PRESSED = 0.5  # of a ring: from here on nobody waits for a database that does not answer
-# What a statement gets even then: a server that works is quicker, and a start with full rings is no outage. In that time
-# the busiest worker fills an eighth of its ring.
+# What a statement gets even then: a server that works is quicker, and a start with full rings is no outage. The busiest
+# worker fills an eighth of its ring in that time.
 PRESSED_WAIT_S = 2.0
 STOP_SHARE = 0.5  # of the time to drain that a statement may take; then the batch is spilled
 RECOVERY_END_S = 1.0
@@ -341,6 +341,7 @@ class Writer:
 
         def look() -> None:
             nonlocal cancel_due
+            self._count_lag()
             now = self._clock.monotonic()
             is_patient = now < patient_until and not self._host.stopping()
             if self._is_urgent() and not is_patient and now >= cancel_due:  # the second time cuts the connection

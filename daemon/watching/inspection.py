@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from daemon.supervision.directory_lock import CHILDREN_FILE, LOCK_FILE, ChildEntry, Holder, identify
+from daemon.supervision.process import ProcessState
 from daemon.supervision.supervisor import NAME as SUPERVISOR
 from daemon.watching import health
 from daemon.watching.readings import Instruments, Reading, role_of
@@ -113,4 +114,18 @@ class Inspection:
             return
         is_here = holder.pid_namespace == Path("/proc/self/ns/pid").stat().st_ino
         if is_here and identify(holder.supervisor.pid) != holder.supervisor:
+            if self._has_stopped(holder.supervisor.pid):
+                raise NotRunning(f"{self._data_dir}: the daemon has stopped")
             raise NotRunning(f"{self._data_dir}: the supervisor (pid {holder.supervisor.pid}) is dead")
+
+    def _has_stopped(self, supervisor_pid: int) -> bool:
+        """Whether it came to its own end, the last thing of which is its state."""
+        number = find_processes(self._counters_path).get(SUPERVISOR)
+        if number is None:
+            return False
+        snapshot = CountersBlock(self._counters_path, number, writable=False).snapshot()
+        return (
+            snapshot is not None
+            and snapshot["pid"] == supervisor_pid
+            and snapshot["state"] == ProcessState.STOPPED.value
+        )

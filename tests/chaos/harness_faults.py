@@ -86,6 +86,17 @@ def killed_in_recovery(h: Harness, r: random.Random) -> None:
         h.signal("writer", signal.SIGKILL)
 
 
+def everything_killed_in_recovery(h: Harness, r: random.Random) -> None:
+    """The writer is killed as recovery begins, and then everything."""
+    _database_goes(h)
+    _wait_spilled(h, 2)
+    h.postgres.start()
+    _pause(r.uniform(0, 0.5))
+    h.signal("writer", signal.SIGKILL)
+    _pause(r.uniform(0, 0.5))
+    kill_everything(h, r)
+
+
 def restarted_in_recovery(h: Harness, r: random.Random) -> None:
     """SIGTERM as soon as the database is back, and a new start."""
     _database_goes(h)
@@ -245,8 +256,8 @@ def delete_ring(h: Harness, r: random.Random) -> None:
 
 FAULTS: tuple[Fault, ...] = (
     kill_one, kill_one, kill_everything, freeze_one, outage, outage_and_kills, killed_in_recovery,
-    restarted_in_recovery, database_gone_in_recovery, stopped_without_database, cut_connections, cut_commits,
-    recovery_with_cuts, redis_away, redis_full, second_daemon, recover_beside,
+    everything_killed_in_recovery, restarted_in_recovery, database_gone_in_recovery, stopped_without_database,
+    cut_connections, cut_commits, recovery_with_cuts, redis_away, redis_full, second_daemon, recover_beside,
 )  # fmt: skip
 NEEDS_SMALL_DISK: tuple[Fault, ...] = (spill_disk_full,)
 DESTRUCTIVE: tuple[Fault, ...] = (damage_spill_file, delete_ring)

@@ -5,7 +5,7 @@ commands from stdin (`quiet`: no more data, answered by `quiet`). Every record i
 on a socket. A market goes on while nobody listens: those records are in the journal with socket 0.
 
 Lines of the journal: `open|shut SOCKET KEY NS`, `ack SYMBOL KIND SOCKET NS`, `trade SOCKET SYMBOL CUM SIZE PRICE SIDE
-NS`, `book SOCKET SYMBOL NUMBER NS`, `bad SOCKET NUMBER NS`. NS: wall clock.
+NS`, `book SOCKET SYMBOL NUMBER NS`, `bad SOCKET NUMBER NS`, `quiet NS`. NS: wall clock.
 """
 
 import argparse
@@ -232,6 +232,7 @@ async def listen_to_orders(venue: Venue) -> None:
         if line.strip() == b"quiet":
             venue.is_quiet = True
             await asyncio.sleep(3 * TICK_S)
+            venue.write(f"quiet {time.time_ns()}")
             print("quiet", flush=True)
 
 

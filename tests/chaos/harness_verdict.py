@@ -29,6 +29,7 @@ CREATE TABLE oracle.sent (
     at timestamptz
 );
 CREATE TABLE oracle.socket (socket int8, key text, opened timestamptz, shut timestamptz);
+CREATE TABLE oracle.quiet (at timestamptz);
 CREATE TABLE oracle.ack (symbol text, kind text, at timestamptz);
 """
 
@@ -81,7 +82,7 @@ QUESTIONS = {
         JOIN oracle.newest n ON n.socket = j.socket WHERE f.copies = 0 AND j.ordinal < n.ordinal""",
     "missing": "SELECT count(*) FROM oracle.missing WHERE socket > 0",
     "lost_on_open_sockets": """SELECT count(*) FROM oracle.missing m JOIN oracle.socket s USING (socket)
-        WHERE s.shut IS NULL""",
+        WHERE s.shut IS NULL OR s.shut > (SELECT max(at) FROM oracle.quiet)""",
     "untold_while_away": """SELECT count(*) FROM oracle.missing m WHERE socket = 0 AND NOT told
         AND EXISTS (SELECT FROM oracle.ack a WHERE a.symbol = m.symbol AND a.kind = m.kind AND a.at < m.at)""",
     "needless_gaps": f"""SELECT count(*) FROM feed_gaps g WHERE NOT EXISTS (SELECT FROM oracle.missing m
@@ -131,7 +132,7 @@ def judge(dsn: str, journal: Path) -> Verdict:
 
 def _load(connection: psycopg.Connection, journal: Path) -> None:
     sockets: dict[str, list[str | float | None]] = {}
-    acks = []
+    acks, quiet = [], []
     with connection.cursor() as cursor:
         connection.execute(
             "CREATE TEMP TABLE raw (ordinal int8, kind text, socket int8, symbol text, number float8, size float8,"
@@ -153,6 +154,8 @@ def _load(connection: psycopg.Connection, journal: Path) -> None:
                         sockets[socket][2] = int(at) / 1e9
                     case ["ack", symbol, kind, _, at]:
                         acks.append((symbol, "orderbook" if kind == "book" else "trade", int(at) / 1e9))
+                    case ["quiet", at]:
+                        quiet.append((int(at) / 1e9,))
                     case _:
                         raise ValueError(f"line {ordinal} of the journal: {line}")
         connection.execute(
@@ -163,4 +166,5 @@ def _load(connection: psycopg.Connection, journal: Path) -> None:
             "INSERT INTO oracle.socket VALUES (%s, %s, to_timestamp(%s), to_timestamp(%s))",
             [(socket, *values) for socket, values in sockets.items()],
         )
+        cursor.executemany("INSERT INTO oracle.quiet VALUES (to_timestamp(%s))", quiet)
         cursor.executemany("INSERT INTO oracle.ack VALUES (%s, %s, to_timestamp(%s))", acks)

@@ -1,7 +1,5 @@
 """The database is away for long: killed, stopped and full meanwhile, the daemon stores every record once afterwards."""
 
-import itertools
-import json
 import signal
 import subprocess
 import sys
@@ -113,15 +111,13 @@ def test_a_stop_while_the_database_is_away_leaves_everything_in_files_and_the_ne
     (end,) = rig.events("Graceful Shutdown Complete")
     assert end["remaining_spill_files"] == len(spill_files(rig)) > 0
     assert (end["remaining_in_rings"], end["remaining_bytes_in_rings"]) == (0, 0)
-    assert (
-        end["records_spilled"] + end["rows_committed"] >= end["records_received"] if "records_spilled" in end else True
-    )
 
     rig.postgres.start()
     rig.start_daemon()
     finish(rig)
 
 
+@pytest.mark.nightly  # short: tests/integration/test_spill.py, two replays at once
 @pytest.mark.requirement("DLP-03")
 def test_sise_recover_beside_the_running_daemon_stores_nothing_twice(rig: Rig) -> None:
     start(rig)

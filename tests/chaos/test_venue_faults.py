@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from daemon.simulator.venue import ROLL_BASE
@@ -360,6 +362,57 @@ def test_what_one_session_cannot_have_another_one_brings_also_in_another_worker(
     assert {symbol for symbol, *_ in rig.gaps()} <= moved
     assert rig.total("subscriptions_failed") == 0
     assert "subscription_failed" in rig.alerts()
+
+
+class BadSecretRig(VenueRig):
+    """The venue does not accept the secret of account `bad`."""
+
+    def _config(self, address: dict[str, Any]) -> str:
+        text = super()._config(address)
+        assert 'app_key = "key-bad"\napp_secret = "secret"' in text
+        return text.replace('app_key = "key-bad"\napp_secret = "secret"', 'app_key = "key-bad"\napp_secret = "wrong"')
+
+
+@pytest.mark.requirement("SUB-RETRY-01", "F09")
+def test_what_an_account_that_is_refused_held_or_superseded_had_is_brought_by_another(
+    tmp_path: Path, postgres_dsn: str, redis_url: str
+) -> None:
+    korean, kiwoom = symbols(0, 9), symbols(1, 4)
+    with BadSecretRig(
+        tmp_path, postgres_dsn, redis_url, workers=2, slot_held_backoff_s=0.1, connects_per_10min=50,
+        accounts={"held": "kis", "spare": "kis", "bad": "kis", "top": "kiwoom", "next": "kiwoom"},
+        feeds=[Feed(["held", "spare", "bad"], korean, kinds=["trade"]), Feed(["top", "next"], kiwoom, kinds=["trade"])],
+    ) as rig:  # fmt: skip
+        # nothing is offered before all are registered: those of the refused credentials, too
+        rig.start(rate=RATE, faults=("slot_held:600@key-held",), extra=("--venues", "kis,kiwoom"))
+        assert "credential_refused" in rig.alerts()
+        assert rig.gaps() == []
+
+        for number, (fault, code) in enumerate(
+            {"abort@key-held": "slot_held", "supersede@key-top": "session_superseded"}.items()
+        ):
+            rig.inject(fault)
+            wait_for(lambda: code in rig.alerts(), f"{code}: {rig.tail()}")  # noqa: B023
+            wait_for(lambda: len(rig.events("offered_elsewhere")) > number + 1, f"the offer: {rig.tail()}")  # noqa: B023
+            ended_s = time.time()
+            wait_for(lambda: heard_since(rig, ended_s) == {*korean, *kiwoom}, f"all again: {rig.tail()}")  # noqa: B023
+
+        rig.finish()
+
+        assert {reason for _, _, reason, _ in rig.gaps()} == {"connection lost"}
+    for account, code in (("bad", "credential_refused"), ("held", "slot_held"), ("top", "session_superseded")):
+        told = [event for event in rig.events("alert") if event["code"] == code]
+        assert told, account
+        assert all(account in event["subject"] for event in told), told
+
+
+def heard_since(rig: VenueRig, wall_s: float) -> set[str]:
+    """Return the symbols that the database has trades of which were received since then."""
+    with psycopg.connect(rig.postgres.dsn) as connection:
+        rows = connection.execute(
+            "SELECT DISTINCT symbol FROM market_ticks WHERE recv_time > to_timestamp(%s)", [wall_s]
+        ).fetchall()
+    return {str(symbol) for (symbol,) in rows}
 
 
 @pytest.mark.requirement("F63")

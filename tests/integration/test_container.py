@@ -15,17 +15,28 @@ from typing import Any
 import pytest
 
 from daemon.embedded import EmbeddedPostgres, EmbeddedRedis
+from daemon.sinks import migrations
 from daemon.sinks.spill import DIRECTORY as SPILL_DIRECTORY
 from tests.rig import Rig, wait_for
 
 IMAGE = os.environ.get("SISE_IMAGE", "sise")
 CONTAINER_UID = 10001
 HEALTH_PORT = 9464  # the one that the image's health check asks
+# The servers of the tests have the tables of these sources; an older image would refuse them.
+LIST_MIGRATIONS = """
+import importlib.resources as r
+files = r.files("daemon.sinks.migrations").iterdir()
+print(sorted(file.name for file in files if file.name.endswith(".sql")))
+"""
 GRACE_S = 20.0  # supervision.grace_s of the rig
 
 
 def docker(*words: str) -> str:
     return subprocess.run(["docker", *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def known_migrations() -> list[str]:
+    return sorted(path.name for path in Path(migrations.__file__).parent.glob("*.sql"))
 
 
 @pytest.fixture
@@ -37,6 +48,8 @@ def container_rig(
         or subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode
     ):
         pytest.skip(f"no container engine, or no image {IMAGE!r}: docker build --network host -t {IMAGE} .")
+    if docker("run", "--rm", "--entrypoint", "python", IMAGE, "-c", LIST_MIGRATIONS) != str(known_migrations()):
+        pytest.skip(f"the image {IMAGE!r} is not of these sources: build it anew")
     with Rig(tmp_path, own_postgres(), own_redis(), http_port=HEALTH_PORT) as rig:
         yield rig
 

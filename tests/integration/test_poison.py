@@ -736,3 +736,27 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 30.0) -> None
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.requirement("DLP-03", "F51")
+@pytest.mark.parametrize("many", [1, 90], ids=["few_bad", "many_bad"])
+def test_a_block_of_which_nobody_knows_what_is_stored_is_completed_and_nothing_of_it_comes_twice(
+    bench: Bench, many: int
+) -> None:
+    bench.execute(NO_BAD_VOLUME)
+    records: list[Record] = []
+    for i in range(many):
+        records += [Trade(volume=(BAD_VOLUME, 0)), Trade(), Book(), Event(), Gap(missing=i), Ledger(count=1)]
+    bench.put(*records)
+    assert bench.store_isolated().refused == many
+    tables = ("market_ticks", "market_orderbook", "market_events", "feed_gaps", "ingest_ledger")
+    stored = {table: bench.seqs(table) for table in tables}
+    for table in tables:
+        bench.execute(f"DELETE FROM {table} WHERE seq = (SELECT min(seq) FROM {table})")
+    bench.execute(f"UPDATE ingest_cursor SET seq = {bench.cursor}")
+
+    found = bench.database.store_missing(bench.block(), bench.claim())
+
+    assert {table: bench.seqs(table) for table in tables} == stored
+    assert found.already_stored == 5 * (many - 1)
+    assert len(bench.refused()) == many, "what is in quarantine is there once"

@@ -239,6 +239,11 @@ def test_a_row_of_any_other_day_is_kept_and_moves_when_its_partition_is_made(con
     assert partition_of(connection, far) == "market_ticks_p20310101"
 
 
+SPILLED = """
+INSERT INTO spilled_batches (batch, rings, epochs, after_seqs, through_seqs, records, first_recv, last_recv, stored_at)
+VALUES (gen_random_uuid(), '{0}', '{1}', '{0}', '{9}', 9, %(first)s, %(first)s, %(stored_at)s)"""
+
+
 def test_retention_drops_whole_days_and_old_rows_of_the_small_tables(connection: schema.Connection) -> None:
     schema.ensure_partitions(connection, date(2026, 11, 1))
     very_old = datetime(2020, 1, 1, tzinfo=UTC)
@@ -246,6 +251,8 @@ def test_retention_drops_whole_days_and_old_rows_of_the_small_tables(connection:
         insert_tick(connection, time)
         connection.execute("INSERT INTO quarantine VALUES (%s, 'kis', 'r', 0, '', 0, 0, 1)", [time])
         connection.execute("INSERT INTO system_metrics VALUES (%s, 'cpu', 1)", [time])
+        connection.execute(SPILLED, {"first": time, "stored_at": time})
+    connection.execute(SPILLED, {"first": very_old, "stored_at": None})  # its file waits, however long
 
     schema.maintain(connection, TODAY, retention_days=10)
 
@@ -255,6 +262,7 @@ def test_retention_drops_whole_days_and_old_rows_of_the_small_tables(connection:
         "SELECT time FROM system_metrics",
     ):
         assert connection.execute(query).fetchall() == [(NOON,)], query
+    assert set(connection.execute("SELECT stored_at FROM spilled_batches").fetchall()) == {(NOON,), (None,)}
     assert "market_ticks_p20261101" not in partitions(connection)
     assert "market_ticks_p20261119" in partitions(connection)
 

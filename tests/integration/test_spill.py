@@ -316,8 +316,9 @@ def test_a_writer_killed_while_it_notes_a_lost_spill_file_notes_it_once(
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     server.start()
 
+    points.mkdir()
+    (points / "lost.before_commit").write_text("kill")
     with writer_process(rings, server.dsn, points) as child:
-        (points / "lost.before_commit").write_text("kill")
         assert child.wait(60) == -signal.SIGKILL
     lost = "SELECT sum(records) FROM spilled_batches WHERE lost_at IS NOT NULL"
     assert query(server.dsn, lost) == [(None,)]

@@ -1,14 +1,19 @@
 """Spill files that come and go, servers that hang, a directory that is none: nothing is removed on a mere suspicion."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from daemon.embedded import EmbeddedPostgres
 from daemon.sinks.spill import DIRECTORY
+from tests.integration.cutting_proxy import CuttingProxy
 from tests.integration.test_writer import (
     Rings,
     RunningWriter,
@@ -135,3 +140,52 @@ def test_a_spill_directory_that_is_none_keeps_no_row_out_of_the_database(
         wait_until(lambda: rings.counters.get("rows_committed") == 100)
         assert running.stop() is True
     assert running.error is None
+
+
+class SlowProxy(CuttingProxy):
+    """Everything that the server says takes *delay_s*, once that is set."""
+
+    delay_s = 0.0
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while data := server.recv(1 << 16):
+                    time.sleep(self.delay_s)
+                    client.sendall(data)
+
+        threading.Thread(target=answer, daemon=True).start()
+        with contextlib.suppress(OSError):
+            while data := client.recv(1 << 16):
+                server.sendall(data)
+        client.close()
+        server.close()
+
+
+@pytest.mark.nightly
+@pytest.mark.requirement("DLP-02", "BP-01")
+def test_a_database_that_answers_slowly_is_gone_back_to_while_records_keep_coming(
+    make_rings: Callable[..., Rings], own_postgres: Servers
+) -> None:
+    """Registering the last files takes longer than spilling first rests for it."""
+    rings = make_rings(capacity_bytes=1 << 24)
+    server = own_postgres()
+    with SlowProxy(server.dsn) as proxy, RunningWriter(rings, settings_for(proxy.dsn)) as running:
+        wait_until(lambda: rings.counters.get("database_connected"))
+        server.stop("immediate")
+        rings.fill(1_000)
+        wait_until(lambda: rings.counters.get("records_spilled") == 1_000)
+        proxy.delay_s = 0.2
+        server.start()
+        sent = 1_000
+        deadline = time.monotonic() + 90
+        while not rings.counters.get("batches_committed"):
+            assert time.monotonic() < deadline, "it never goes live"
+            rings.fill(20)
+            sent += 20
+            time.sleep(0.02)
+        proxy.delay_s = 0.0
+        wait_until(lambda: stored(server.dsn)[0] == sent)
+        assert running.stop() is True
+
+    assert stored(server.dsn) == (sent, sent)

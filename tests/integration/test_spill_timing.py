@@ -1,4 +1,4 @@
-"""Servers that are slow or silent at the wrong moment: no false outage, no stop that hangs, no batch taken for stored."""
+"""Servers that are slow or silent at the wrong moment: no false outage, no stop that hangs, no batch mistaken."""
 
 import os
 import signal
@@ -88,7 +88,7 @@ def test_a_stop_while_the_server_answers_nothing_spills_the_rest_in_time(
 def test_a_registration_that_the_server_is_still_committing_is_waited_for(
     make_rings: Callable[..., Rings], own_postgres: Servers, is_committed: bool
 ) -> None:
-    """The writer was killed when it had sent the COMMIT: its successor must not take the moved cursor for stored rows."""
+    """The writer was killed at its COMMIT: its successor must not take the moved cursor for stored rows."""
     rings = make_rings()
     server = own_postgres()
     spill(rings, server, files=2)

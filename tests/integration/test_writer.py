@@ -64,6 +64,12 @@ class Rings:
     def paths(self) -> list[Path]:
         return [self.directory / f"worker-{number}.ring" for number in range(len(self.producers))]
 
+    def writer_pid(self) -> int:
+        """The process that counts now."""
+        snapshot = self.counters.snapshot()
+        assert snapshot is not None
+        return snapshot["pid"]
+
     def fill(self, records: int, *, ring: int = 0, mixture: Sequence[Record] = (Trade(),)) -> None:
         """Append those of *mixture* in turn and publish them; waits for room like a worker does."""
         producer = self.producers[ring]
@@ -351,14 +357,14 @@ def test_a_writer_killed_at_random_moments_under_load_loses_and_repeats_nothing(
     kills = 0
     while kills < 6:
         with writer_process(rings, postgres_dsn, batch_rows=500, flush_interval_ms=5) as child:
-            wait_until(lambda: rings.counters.snapshot()["pid"] == child.pid)
+            wait_until(lambda: rings.writer_pid() == child.pid)
             time.sleep(chance.uniform(0.0, 0.4))  # the moment of the kill is what is random, nothing is awaited
             child.kill()
             child.wait()
             kills += 1
     with writer_process(rings, postgres_dsn, batch_rows=5_000, flush_interval_ms=5) as child:
         load.join(60)
-        wait_until(lambda: rings.counters.snapshot()["pid"] == child.pid)
+        wait_until(lambda: rings.writer_pid() == child.pid)
         child.terminate()
         assert child.wait(60) == 0
 

@@ -225,8 +225,8 @@ def test_a_flood_of_control_messages_is_handed_over_in_portions_with_the_data_ar
 
     async def scenario(line: Line) -> None:
         order: list[Any] = []  # as it came out of the listener; of one turn of the loop, control messages first
-        parts = [[*control[10 * number : 10 * number + 10], number + 1] for number in range(len(numbers))]
-        blob = b"".join(text(trade(one) if isinstance(one, int) else one) for part in parts for one in part)
+        parts = [*(one for number in numbers for one in (*control[10 * number - 10 : 10 * number], trade(number)))]
+        blob = b"".join(map(text, parts))
         line.venue.send(blob + (wire(WSMsgType.CLOSE, struct.pack(">H", 1000)) if is_closed else b""))
         while len(order) < len(control) + len(numbers):
             await line.until(lambda: line.listener.paused or line.reader.lag_bytes > 0 or len(line.control) > 0)

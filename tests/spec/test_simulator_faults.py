@@ -20,7 +20,7 @@ def test_each_fault_is_read_into_the_plan() -> None:
         [
             "no_ack:005930:2", "lost_ack:000660:1", "late_ack:0.5", "error:035720:opsp0009", "error:035420:OPSP0007:3",
             "ack_wrong_tr", "silent:0000d0", "limit:3", "close:1.5", "abort:2", "garbage:10", "expire_key", "stall:5:1",
-            "pingpong_only", "refuse_approval:2",
+            "pingpong_only", "refuse_approval:2", "burst:1:2:10",
         ]
     )  # fmt: skip
 
@@ -36,6 +36,7 @@ def test_each_fault_is_read_into_the_plan() -> None:
         plan.garbage_per_s,
     ) == (0.5, 3, 1.5, 2.0, 10.0)
     assert (plan.stall_after_s, plan.stall_for_s) == (5.0, 1.0)
+    assert plan.burst == (1.0, 2.0, 10.0)
     assert plan.ack_wrong_tr
     assert plan.expire_key
     assert plan.pingpong_only

@@ -323,6 +323,14 @@ def test_a_dead_supervisor_is_no_running_daemon(healthy: DataDir) -> None:
         Inspection(healthy.path).read()
 
 
+def test_a_supervisor_that_came_to_its_own_end_is_not_called_dead(healthy: DataDir) -> None:
+    healthy.lock(ProcessId(os.getpid(), 12345))
+    healthy.start("supervisor", 0).set_state(ProcessState.STOPPED)
+
+    with pytest.raises(NotRunning, match="the daemon has stopped"):
+        Inspection(healthy.path).read()
+
+
 def test_a_daemon_that_has_stopped_says_so(healthy: DataDir) -> None:
     healthy.blocks["supervisor"].set_state(ProcessState.STOPPED)
 

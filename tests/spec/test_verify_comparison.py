@@ -121,7 +121,9 @@ def test_a_report_is_complete_only_without_differences_duplicates_and_unknowns()
 
 def test_a_report_lists_gaps_up_to_a_limit_and_stays_complete() -> None:
     moment = datetime(2026, 11, 20, 1, 2, 3, tzinfo=UTC)
-    gaps = [GapSum("kr", f"{n:06}", None, "event", "connection lost", 1, 1234.5, 12e9, moment, moment) for n in range(60)]
+    gaps = [
+        GapSum("kr", f"{n:06}", None, "event", "connection lost", 1, 1234.5, 12e9, moment, moment) for n in range(60)
+    ]
     report = Report(gap_sums=gaps)
 
     text = report.as_text()
