@@ -137,7 +137,8 @@ def write(directory: Path, dsn: str) -> None:
 def process(*words: str | Path) -> Iterator["subprocess.Popen[str]"]:
     """This file in another role."""
     command = [sys.executable, __file__, *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    out = subprocess.PIPE if words[0] == "--produce" else sys.stderr  # a log that nobody reads would block the writer
+    with subprocess.Popen(command, stdout=out, text=True) as child:
         try:
             yield child
         finally:

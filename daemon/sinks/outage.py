@@ -24,8 +24,8 @@ from daemon.sinks.trouble import Trouble
 
 POLLS_PER_INTERVAL = 20  # how often the rings are looked at while a segment fills up
 TRY_AGAIN_S = 1.0  # after a failure to spill
-RETURN_S = 2.0  # that spilling rests while the last files are registered; twice as long if that was not enough, ...
-RETURN_DOUBLINGS = 5  # ... until the database is too slow for a return at all; a ring that is half full ends the rest
+# Of a ring. Up to here spilling rests while the last files are registered, however slowly the database answers: with
+# every file that came meanwhile the return would take longer, and never end.
 RETURN_SHARE = 0.5
 ROOM_TO_KEEP = 4  # a ring is emptied when a quarter of it waits: it stays below half while that is written
 
@@ -106,8 +106,7 @@ class Outage:
         self._due = 0.0  # when the present segment is written, full or not
         self._probe_due = 0.0
         self._is_probing = False
-        self._return_by = 0.0
-        self._returns = 0  # rounds of that without success
+        self._is_last_round = False  # only the last files are being registered
         self._is_announced = False
         self._log = log.get()
 
@@ -164,25 +163,23 @@ class Outage:
             cursors: dict[Ring, int] = thread.result()
         except psycopg.Error as exc:
             self._trouble.note_failure(exc)
-            self._return_by = 0.0
+            self._is_last_round = False
             return None
         self.fate = Fate(cursors, self.fate.doubtful)
         if self._parts.registrar.has_unregistered():  # spilled while it was asked: once more, and no more till then
             self._probe_due = 0.0
-            self._return_by = self._clock.monotonic() + RETURN_S * 2**self._returns
-            self._returns = min(self._returns + 1, RETURN_DOUBLINGS)
+            self._is_last_round = True
             return None
         return cursors
 
     def _is_returning(self, lags: Sequence[float]) -> bool:
         """Whether only the last files are being registered: what would be spilled now would come too late for that."""
-        return self._clock.monotonic() < self._return_by and not any(lag > RETURN_SHARE for lag in lags)
+        return self._is_last_round and not any(lag > RETURN_SHARE for lag in lags)
 
     def end(self) -> None:
         """The database takes batches again."""
         self._change(Event.BACK)
-        self._return_by = 0.0
-        self._returns = 0
+        self._is_last_round = False
         self._pending = {}
         self.fate.doubtful = {}
         self._parts.recovery.allow(True)

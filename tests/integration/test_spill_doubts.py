@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from daemon.config import Spill
 from daemon.embedded import EmbeddedPostgres
 from daemon.sinks.spill import DIRECTORY
 from tests.integration.cutting_proxy import CuttingProxy
@@ -46,7 +47,13 @@ def spill(rings: Rings, server: EmbeddedPostgres, *, files: int = 3, records: in
 
 
 @pytest.mark.requirement("DLP-01", "DLP-03", "F43")
-@pytest.mark.parametrize("busy", [(0, 1), (0,)], ids=["every_ring_goes_on", "one_ring_goes_on"])
+@pytest.mark.parametrize(
+    "busy",
+    [
+        pytest.param((0, 1), marks=pytest.mark.nightly, id="every_ring_goes_on"),
+        pytest.param((0,), id="one_ring_goes_on"),
+    ],
+)
 def test_files_that_were_away_for_a_time_are_stored_when_they_are_there_again(
     make_rings: Callable[..., Rings], own_postgres: Servers, busy: tuple[int, ...]
 ) -> None:
@@ -147,19 +154,36 @@ class SlowProxy(CuttingProxy):
 
     delay_s = 0.0
 
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection((self._target.hostname or "", self._target.port or 0))
+            except OSError:  # it is away
+                client.close()
+                continue
+            self._sockets += [client, server]
+            threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
+
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
         def answer() -> None:
             with contextlib.suppress(OSError):
                 while data := server.recv(1 << 16):
                     time.sleep(self.delay_s)
                     client.sendall(data)
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
 
         threading.Thread(target=answer, daemon=True).start()
         with contextlib.suppress(OSError):
             while data := client.recv(1 << 16):
                 server.sendall(data)
-        client.close()
-        server.close()
+        for each in (client, server):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.nightly
@@ -170,7 +194,8 @@ def test_a_database_that_answers_slowly_is_gone_back_to_while_records_keep_comin
     """Registering the last files takes longer than spilling first rests for it."""
     rings = make_rings(capacity_bytes=1 << 24)
     server = own_postgres()
-    with SlowProxy(server.dsn) as proxy, RunningWriter(rings, settings_for(proxy.dsn)) as running:
+    settings = Spill(min_free_mb=0, segment_mb=1, interval_s=0.5, probe_s=0.1)
+    with SlowProxy(server.dsn) as proxy, RunningWriter(rings, settings_for(proxy.dsn), spill=settings) as running:
         wait_until(lambda: rings.counters.get("database_connected"))
         server.stop("immediate")
         rings.fill(1_000)
