@@ -137,6 +137,7 @@ class Instrument:
         "_depths",
         "_high",
         "_high_at",
+        "_is_rolling",
         "_ladder_texts",
         "_last_size",
         "_listed_shares",
@@ -188,6 +189,7 @@ class Instrument:
         self._depth = depths[self._depth_place]
         self._asks_total = self._depth.asks_total
         self._now: ExchangeTime | None = None
+        self._is_rolling = False
         self._prefix = ""
         self._opened_at = self._high_at = self._low_at = ""
         self._range_text = ""  # open, high, low
@@ -277,7 +279,12 @@ class Instrument:
         self._sizes = _WIDE_SIZES
 
     def roll(self) -> None:
-        """Begin a new session: the day's totals start again from nothing."""
+        """Begin a new session with the next second: sessions of an exchange do not meet within one."""
+        self._is_rolling = True
+
+    def _begin_session(self) -> None:
+        """The day's totals start again from nothing."""
+        self._is_rolling = False
         self.cum_volume = self.cum_value = self._buy_volume = self._buy_count = self.trade_count = 0
         self._low = self._high = -1
 
@@ -292,6 +299,8 @@ class Instrument:
     def _set_time(self, now: ExchangeTime) -> None:
         if self._now is None or self._now.yyyymmdd != now.yyyymmdd:
             self._session_texts = [""] * len(self.ladder)
+        if self._is_rolling and self._now is not None and now.hhmmss != self._now.hhmmss:
+            self._begin_session()
         self._now = now
         self._prefix = f"{self.symbol}^{now.hhmmss}^"
 

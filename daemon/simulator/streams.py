@@ -54,7 +54,7 @@ class MovingMarket(Protocol):
         """Go on after the trade that shows the correction."""
 
     def roll(self) -> None:
-        """Begin a new session."""
+        """Begin a new session with the next second."""
 
 
 class Stream:

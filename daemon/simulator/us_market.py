@@ -37,6 +37,8 @@ class UsInstrument:
         self._last_size = 0
         self._step = 1
         self._is_small = False
+        self._is_rolling = False
+        self._second = ""  # of the newest trade
         self._bid = self.previous_close + draw.randint(-100, 100)
         self._open = self._high = self._low = self._bid
 
@@ -61,12 +63,19 @@ class UsInstrument:
         self._is_small = False
 
     def roll(self) -> None:
-        """Begin a new session."""
+        """Begin a new session with the next second."""
+        self._is_rolling = True
+
+    def _begin_session(self) -> None:
+        self._is_rolling = False
         self.cum_volume = self._cum_cents = 0
         self._open = self._high = self._low = self._bid
 
     def trade(self, now: ExchangeTime) -> UsRecord:
         """Trade once: the next HDFSCNT0 record (26 fields)."""
+        if self._is_rolling and now.hhmmss != self._second:
+            self._begin_session()
+        self._second = now.hhmmss
         bits = self._draw.getrandbits(24)
         bid = self._move(bits & 7)
         price = bid + (bits >> 3 & 1)
