@@ -30,3 +30,15 @@ cdef class FrameParser:
     # arrived before, which is then counted and not in the ring. identity: the venue's own number of the trade; 0 where
     # it has none, then time, cumulative volume and price tell trades apart. Counts `records`.
     cdef int commit_record(self, RingWriter ring, sise_record_header* record, uint64_t identity) noexcept nogil
+
+
+# The same as commit_record, inlined for the usual case.
+cdef inline int commit_market_data(FrameParser parser, RingWriter ring, sise_record_header* record,
+                                   uint64_t identity) noexcept nogil:
+    if parser.keeps_all or parser.is_redundant:
+        return parser.commit_record(ring, record, identity)
+    if ring.commit_once(<char*>record, identity, 0):
+        parser.records += 1
+        return 1
+    parser.duplicates += 1
+    return 0

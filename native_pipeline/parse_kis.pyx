@@ -13,7 +13,7 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t,
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memset
 
-from native_pipeline.frame_parser cimport PARSE_CONTROL, PARSE_RING_FULL, FrameParser
+from native_pipeline.frame_parser cimport PARSE_CONTROL, PARSE_RING_FULL, FrameParser, commit_market_data
 from native_pipeline.kis_record cimport (
     SISE_KIS_ALTERNATIVE_BYTES,
     SISE_KIS_LAYOUTS,
@@ -52,7 +52,7 @@ from native_pipeline.record cimport (
     sise_trade,
 )
 from native_pipeline.ring cimport RingWriter
-from native_pipeline.streams cimport tag_for
+from native_pipeline.streams cimport stream_at_once, tag_for
 from native_pipeline.scan cimport (
     SISE_FIND_SLACK,
     scan_decimal,
@@ -316,8 +316,8 @@ cdef class KisParser(FrameParser):
         if reason != REASON_NONE:
             return reason
         if layout.kind == SISE_TRADE:
-            ring.streams_seen.foresee((<sise_trade*>header).symbol,
-                                      tag_for(SISE_TRADE, self.venue, self.market_of(layout), flags))
+            ring.expected = stream_at_once(ring.streams_seen, (<sise_trade*>header).symbol,
+                                           tag_for(SISE_TRADE, self.venue, self.market_of(layout), layout.flags))
             reason = read_trade(layout, fields, <sise_trade*>header, detail)
         elif layout.kind == SISE_BOOK:
             reason = read_book(layout, fields, <sise_book*>header, &flags, detail)
@@ -327,7 +327,7 @@ cdef class KisParser(FrameParser):
         if reason == REASON_NONE:
             sise_kis_store_origin(header, layout.kind, flags, self.venue, self.market_of(layout), utc_offset_min,
                                   self.connection)
-            self.commit_record(ring, header, 0)
+            commit_market_data(self, ring, header, 0)
         return reason
 
 

@@ -1,9 +1,10 @@
 # Step 3 of 6 in the life of a tick: the write-ahead log in shared memory. Bodies in ring.pyx, layout in layout.h.
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from native_pipeline.ledger cimport Ledger
-from native_pipeline.streams cimport Streams
+from native_pipeline.streams cimport Stream, Streams
 from native_pipeline.record cimport sise_consumer_slot, sise_record_header, sise_ring_header
 
 
@@ -30,6 +31,7 @@ cdef class RingFile:
     cdef uint64_t _lowest_gate(self, uint64_t default) noexcept nogil
 
 
+@cython.final
 cdef class RingWriter(RingFile):
     """Single producer. reserve() -> fill in -> commit() per record; publish_head() once per network read."""
     cdef uint64_t position         # end of the committed records, published or not
@@ -43,6 +45,9 @@ cdef class RingWriter(RingFile):
     cdef uint8_t next_flags        # ORed into the next record's flags
     cdef Ledger ledger
     cdef Streams streams_seen
+    # The stream of the record under way, where the parser has looked it up so early that the cache is ready when it is
+    # committed; NULL if not. Checked, and forgotten, by the next commit_once.
+    cdef Stream* expected
     cdef int64_t minute_ns         # start of the minute of the newest market data
     cdef uint32_t minute           # the same in minutes since 1970
     cdef uint64_t ledger_position  # where the newest checkpoint ends

@@ -16,6 +16,7 @@ import struct
 import time
 from pathlib import Path
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
@@ -57,9 +58,19 @@ from native_pipeline.record cimport (
     sise_store_relaxed,
     sise_store_release,
     sise_touch,
+    sise_trade,
 )
 
-from native_pipeline.streams cimport FoundGap, Stream, Streams
+from native_pipeline.streams cimport (
+    MOST_COUNTED,
+    RECENT,
+    FoundGap,
+    Stream,
+    Streams,
+    continues,
+    go_on,
+    is_stream_of,
+)
 
 from daemon.errors import RingError, RingInUse
 from daemon.failpoints import is_enabled, reach
@@ -568,6 +579,7 @@ cdef inline uint64_t _most_records(uint64_t capacity) noexcept nogil:
     return capacity // sizeof(sise_record_header)
 
 
+@cython.final
 cdef class RingWriter(RingFile):
     """The ring's only producer. A second one is refused with RingError as long as the first one lives.
 
@@ -905,17 +917,25 @@ cdef class RingWriter(RingFile):
 
     cdef bint commit_once(self, char* at, uint64_t identity, uint64_t content) noexcept nogil:
         cdef sise_record_header* record = <sise_record_header*>at
-        cdef Stream* stream = self.streams_seen.find(record)
-        if stream is NULL:
-            self.commit(at)
-            return True
-        if not self.streams_seen.admit(stream, record, identity, content):
+        cdef Stream* stream = self.expected
+        self.expected = NULL
+        if stream is NULL or not is_stream_of(stream, record):
+            stream = self.streams_seen.find(record)
+            if stream is NULL:
+                self.commit(at)
+                return True
+        if content == 0 and stream.recent_room >= RECENT and continues(stream, record, identity):
+            go_on(stream, <sise_trade*>record)
+        elif not self.streams_seen.admit(stream, record, identity, content):
             return False
         self._commit(at)
         if not self.minute_ns <= record.recv_ns < self.minute_ns + MINUTE_NS:
             self.minute = <uint32_t>(record.recv_ns // MINUTE_NS)
             self.minute_ns = self.minute * MINUTE_NS
-        self.streams_seen.count(stream, self.minute, self.ledger)
+        if stream.minute == self.minute and 0 < stream.count < MOST_COUNTED:
+            stream.count += 1
+        else:
+            self.streams_seen.count(stream, self.minute, self.ledger)
         return True
 
     cdef void _commit(self, char* at) noexcept nogil:

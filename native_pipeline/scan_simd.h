@@ -318,6 +318,30 @@ static inline uint64_t sise_decimals_portable(const char *base, const uint32_t *
 
 #if SISE_SIMD
 
+/* The first *count* lanes of eight. Not with a mask: what a masked store wrote is read again at once by the checks and
+ * the checksum, and would have to wait until it has left the store buffer. */
+__attribute__((target("avx512f"))) static inline void sise_store_lanes(int64_t *values, __m512i word, int count) {
+    __m256i half = _mm512_castsi512_si256(word);
+    __m128i pair;
+    if (count >= 8) {
+        _mm512_storeu_si512(values, word);
+        return;
+    }
+    if (count & 4) {
+        _mm256_storeu_si256((__m256i *)values, half);
+        values += 4;
+        half = _mm512_extracti64x4_epi64(word, 1);
+    }
+    pair = _mm256_castsi256_si128(half);
+    if (count & 2) {
+        _mm_storeu_si128((__m128i *)values, pair);
+        values += 2;
+        pair = _mm256_extracti128_si256(half, 1);
+    }
+    if (count & 1)
+        *values = _mm_cvtsi128_si64(pair);
+}
+
 __attribute__((target("avx512f,avx512bw,avx512vbmi2,bmi2,popcnt"))) static uint64_t
 sise_integers_avx512(const char *base, const uint32_t *begins, const uint8_t *numbers, int count, int64_t *values) {
     const __m512i zeros = _mm512_set1_epi8('0'), one = _mm512_set1_epi64(1), eight = _mm512_set1_epi64(8);
@@ -341,7 +365,7 @@ sise_integers_avx512(const char *base, const uint32_t *begins, const uint8_t *nu
         word = _mm512_maddubs_epi16(word, _mm512_set1_epi16(0x010a));
         word = _mm512_madd_epi16(word, _mm512_set1_epi32(0x00010064));
         word = _mm512_add_epi64(_mm512_mul_epu32(word, _mm512_set1_epi64(10000)), _mm512_srli_epi64(word, 32));
-        _mm512_mask_storeu_epi64(values + i, lanes, word);
+        sise_store_lanes(values + i, word, count - i);
         found |= (uint64_t)(__mmask8)(fit & ~bad) << i;
     }
     return found;
@@ -383,7 +407,7 @@ sise_decimals_avx512(const char *base, const uint32_t *begins, const uint8_t *nu
         word = _mm512_maddubs_epi16(word, _mm512_set1_epi16(0x010a));
         word = _mm512_madd_epi16(word, _mm512_set1_epi32(0x00010064));
         word = _mm512_add_epi64(_mm512_mul_epu32(word, _mm512_set1_epi64(10000)), _mm512_srli_epi64(word, 32));
-        _mm512_mask_storeu_epi64(values + i, lanes, word);
+        sise_store_lanes(values + i, word, count - i);
         _mm512_mask_cvtepi64_storeu_epi8(scales + i, lanes, scale);
         found |= (uint64_t)(__mmask8)(fit & ~bad) << i;
     }

@@ -12,6 +12,7 @@ Not a hole: the first trade of a stream, another date, and a cumulative volume t
 session, or the venue corrects itself): the stream goes on from there.
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
@@ -33,51 +34,13 @@ cdef enum:
     FIRST_SLOTS = 4096
     VOLUME_GAP = 4        # position in records.GAP_REASONS
     CACHE_LINE = 64
-    MOST_COUNTED = 65535  # in one stream before its count moves to the ledger
 
 cdef int64_t DAY_NS = 86400000000000
 cdef int64_t MINUTE_NS = 60000000000
 cdef uint32_t NO_MINUTE = <uint32_t>-1
 
-cdef extern from *:
-    void __builtin_prefetch(const void* address, int is_write) noexcept nogil
-
 cdef extern from "<stdlib.h>" nogil:
     void* aligned_alloc(size_t alignment, size_t size)
-
-
-cdef inline uint64_t _mix(uint64_t hashed, uint64_t word) noexcept nogil:
-    hashed = (hashed ^ word) * <uint64_t>0x9E3779B97F4A7C15
-    return hashed ^ (hashed >> 29)
-
-
-# What tells a trade from every other of its stream: all that it says. Time, cumulative volume and price would do as
-# long as the cumulative volume moves; the rest is there for a venue whose does not. Independent products, then one mix.
-cdef inline uint64_t _identity(const sise_trade* trade) noexcept nogil:
-    return _mix(1, <uint64_t>trade.exchange_ns
-                ^ <uint64_t>trade.cum_volume * <uint64_t>0xC2B2AE3D27D4EB4F
-                ^ <uint64_t>trade.price * <uint64_t>0x165667B19E3779F9
-                ^ <uint64_t>trade.volume * <uint64_t>0x27D4EB2F165667C5
-                ^ <uint64_t>trade.ask * <uint64_t>0x85EBCA77C2B2AE63
-                ^ <uint64_t>trade.bid * <uint64_t>0xFF51AFD7ED558CCD
-                ^ <uint64_t>trade.change_rate * <uint64_t>0xC4CEB9FE1A85EC53
-                ^ <uint64_t>trade.side << 56) | 1
-
-
-# A digest of a venue's own number, never 0: what a record has room for.
-cdef inline uint8_t _check_of(uint64_t number) noexcept nogil:
-    return <uint8_t>(1 + _mix(0, number) % 255)
-
-
-# A trade with a number, as it is known from its record alone.
-cdef inline uint64_t _written_identity(const sise_trade* trade) noexcept nogil:
-    return _mix(_identity(trade), trade.number_check) | 1
-
-
-# Does the trade say how far its session has come? A total that is smaller than the trade itself, or a trade of nothing,
-# says nothing.
-cdef inline bint _is_chained(const sise_trade* trade) noexcept nogil:
-    return 0 < trade.volume <= trade.cum_volume   # SISE_ABSENT is below everything
 
 
 cdef inline bint _make_room(Stream* stream, bint of_pair) noexcept nogil:
@@ -129,13 +92,6 @@ cdef inline void _settle(Stream* stream) noexcept nogil:
         stream.is_at_end = False
 
 
-cdef inline uint64_t _slot_of(const uint64_t* words, uint32_t tag) noexcept nogil:
-    cdef uint64_t hashed = (words[0] ^ words[1] * <uint64_t>0xC2B2AE3D27D4EB4F
-                            ^ words[2] * <uint64_t>0x165667B19E3779F9 ^ <uint64_t>tag << 32)
-    hashed *= <uint64_t>0x9E3779B97F4A7C15
-    return hashed >> 32   # the upper half is the better one
-
-
 cdef inline Stream* _make_slots(uint64_t count) noexcept nogil:
     cdef Stream* slots = <Stream*>aligned_alloc(CACHE_LINE, count * sizeof(Stream))
     if slots is not NULL:
@@ -150,6 +106,7 @@ cdef inline void _reach(Stream* stream, const sise_trade* trade) noexcept nogil:
     stream.volume_scale = trade.cum_volume_scale
 
 
+@cython.final
 cdef class Streams:
     """Table of streams; they are never forgotten, there are as many as registrations."""
 
@@ -170,14 +127,6 @@ cdef class Streams:
             free(self.slots)
         free(self.found)
 
-    cdef void foresee(self, const char* symbol, uint32_t tag) noexcept nogil:
-        cdef uint64_t words[3]
-        cdef const char* stream
-        memcpy(words, symbol, SISE_SYMBOL_BYTES)
-        stream = <const char*>&self.slots[_slot_of(words, tag) & (self.slot_count - 1)]
-        __builtin_prefetch(stream, 1)
-        __builtin_prefetch(stream + CACHE_LINE, 1)
-
     cdef Stream* find(self, const sise_record_header* record) noexcept nogil:
         cdef uint64_t words[3]
         cdef const uint64_t* found
@@ -185,7 +134,7 @@ cdef class Streams:
         cdef uint32_t tag = tag_of(record)
         cdef Stream* stream
         memcpy(words, (<const sise_trade*>record).symbol, SISE_SYMBOL_BYTES)
-        slot = _slot_of(words, tag) & (self.slot_count - 1)
+        slot = slot_of(words[0], words[1], words[2], tag) & (self.slot_count - 1)
         while True:
             stream = &self.slots[slot]
             found = <const uint64_t*>stream.symbol
@@ -214,7 +163,7 @@ cdef class Streams:
         for i in range(self.slot_count):
             if self.slots[i].tag != 0:
                 memcpy(words, self.slots[i].symbol, SISE_SYMBOL_BYTES)
-                slot = _slot_of(words, self.slots[i].tag) & (count - 1)
+                slot = slot_of(words[0], words[1], words[2], self.slots[i].tag) & (count - 1)
                 while slots[slot].tag != 0:
                     slot = (slot + 1) & (count - 1)
                 slots[slot] = self.slots[i]
@@ -246,16 +195,13 @@ cdef class Streams:
                     uint64_t content) noexcept nogil:
         cdef sise_trade* trade = <sise_trade*>record
         cdef bint of_pair = content != 0
-        if record.kind == SISE_TRADE and identity == 0 and _is_chained(trade):
-            if (trade.cum_volume - trade.volume == stream.cum_volume
-                    and trade.cum_volume_scale == stream.volume_scale and trade.volume_scale == stream.volume_scale):
-                # the next one: it cannot have been here before, because nothing has reached so far
-                stream.cum_volume = trade.cum_volume
-                stream.recv_ns = record.recv_ns
-                stream.exchange_ns = trade.exchange_ns
-                stream.is_at_end = True
-                _remember(stream, _identity(trade), of_pair)
+        if continues(stream, record, identity):
+            if _make_room(stream, of_pair):
+                go_on(stream, trade)
                 return True
+            _reach(stream, trade)   # without memory: repetitions are not recognised
+            stream.is_at_end = False
+        elif record.kind == SISE_TRADE and identity == 0 and is_chained(trade):
             _settle(stream)
             if not self.judge(stream, trade, of_pair):
                 return False
@@ -275,7 +221,7 @@ cdef class Streams:
         Of what a predecessor wrote, the numbers are not known, only their digests: a trade that is not newer than those
         is a repetition if it says the same as one of them, which then stands for that number alone.
         """
-        cdef uint64_t identity = _mix(0, number) | 1
+        cdef uint64_t identity = sise_mix(0, number) | 1
         cdef int64_t place
         trade.number_check = _check_of(number)
         if number > stream.top_number:
@@ -283,7 +229,7 @@ cdef class Streams:
         elif _find_recent(stream, identity) >= 0:
             return False
         if trade.exchange_ns <= stream.inherited_ns:
-            place = _find_recent(stream, _written_identity(trade))
+            place = _find_recent(stream, _writtenidentity_of(trade))
             if place >= 0:
                 stream.recent[place] = identity
                 return False
@@ -317,7 +263,7 @@ cdef class Streams:
         cdef int64_t before = trade.cum_volume - trade.volume
         cdef Hole hole, rest
         cdef int i
-        cdef uint64_t identity = _identity(trade)
+        cdef uint64_t identity = identity_of(trade)
         if _find_recent(stream, identity) >= 0:
             return False
         _remember(stream, identity, of_pair)
@@ -375,13 +321,13 @@ cdef class Streams:
             stream = self.find(&copy.header)
             if stream is not NULL:
                 if copy.number_check:
-                    _remember(stream, _written_identity(&copy), False)
+                    _remember(stream, _writtenidentity_of(&copy), False)
                     stream.inherited_ns = max(stream.inherited_ns, copy.exchange_ns)
                     _settle(stream)
                     stream.recv_ns = record.recv_ns
                     stream.exchange_ns = copy.exchange_ns
                 elif record.flags & SISE_FLAG_LATE and stream.cum_volume == SISE_ABSENT:
-                    _remember(stream, _identity(&copy), False)   # the stream did not begin with it
+                    _remember(stream, identity_of(&copy), False)   # the stream did not begin with it
                 else:
                     self.admit(stream, &copy.header, 0, 0)
         elif record.kind == SISE_BOOK or record.kind == SISE_EVENT:
