@@ -52,6 +52,10 @@ WAITING = """
     WHERE stored_at IS NULL AND lost_at IS NULL GROUP BY 1, 2"""
 WAITING_BATCHES = """
 SELECT count(*), coalesce(sum(records), 0) FROM spilled_batches WHERE stored_at IS NULL AND lost_at IS NULL"""
+# Their records were received, and are in no table and no file any more; `feed_gaps` has their streams.
+LOST_BATCHES = """
+SELECT count(*), coalesce(sum(records), 0) FROM spilled_batches
+WHERE stored_at IS NULL AND lost_at IS NOT NULL AND last_recv >= %s"""
 KNOWN = """unnest(%(source)s::int2[], %(epoch)s::int8[], %(behind)s::int8[], %(checkpoint)s::int8[],
     %(covered)s::int8[]) AS known (source, epoch, behind, checkpoint, covered)"""
 RECEIVED = """
@@ -220,6 +224,12 @@ def registered_batches(connection: Connection, batches: Sequence[UUID]) -> set[U
     """Return those of *batches* that the database knows, stored or not."""
     query = "SELECT batch FROM spilled_batches WHERE batch = ANY(%s)"
     return {batch for (batch,) in connection.execute(query, [list(batches)])}
+
+
+def count_lost_batches(connection: Connection, since: datetime) -> tuple[int, int]:
+    """Return the number and the records of the spill files with data received since then that were lost."""
+    ((batches, records),) = connection.execute(LOST_BATCHES, [since]).fetchall()
+    return int(batches), int(records)
 
 
 def count_waiting_batches(connection: Connection) -> tuple[int, int]:

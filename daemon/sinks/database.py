@@ -76,8 +76,12 @@ NEWEST_RECEIPT = over_market_tables(
     "SELECT coalesce(max(newest), %(updated_at)s) FROM ({union}) AS by_table (newest)",
     "SELECT max(recv_time) FROM {table} WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'",
 )
+# Once, however often it is tried: until a row of that ring is stored, `started` stays what it is. A ring that is lost
+# before any of it was stored makes the gap of the one before it longer.
+EXTEND_GAPS = """
+UPDATE feed_gaps SET ended = now()
+WHERE ended >= %(started)s AND started = %(started)s AND reason = %(reason)s AND source = %(ring)s AND seq = 0"""
 # The streams are those of the ledger and, before its first checkpoint, of the newest rows.
-# Once, however often it is tried: until a row of that ring is stored, `started` stays what it is.
 ADD_GAPS = over_market_tables(
     """
 INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq, exchange)
@@ -319,7 +323,9 @@ class Database:
         assert row is not None
         started = row[0]
         assert isinstance(started, datetime)
-        connection.execute(ADD_GAPS, {**values, "started": started})
+        values["started"] = started
+        connection.execute(EXTEND_GAPS, values)
+        connection.execute(ADD_GAPS, values)
         return started
 
 

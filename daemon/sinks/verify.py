@@ -22,6 +22,7 @@ from daemon.sinks.count_queries import (
     ROW_BOUNDS,
     Checkpoint,
     Connection,
+    count_lost_batches,
     count_waiting_batches,
     read_checkpoints,
     read_counts,
@@ -97,6 +98,8 @@ class Report:
     waiting_missing: int = 0  # of those, not stored yet: never more than the spill files hold
     spilled_batches: int = 0
     spilled_records: int = 0  # the daemon's own among them
+    lost_batches: int = 0  # spill files that were damaged or missing before their records were stored
+    lost_records: int = 0
     ring_bytes: int = 0  # published in the rings, not stored
     quarantined: int = 0  # frames that nobody could parse up to now
     gap_sums: list[GapSum] = field(default_factory=list)
@@ -111,7 +114,8 @@ class Report:
     @property
     def is_complete(self) -> bool:
         """Whether everything was compared and every count is the same."""
-        return not (self.differences or self.duplicated or self.too_few_spilled) and self.redis_problem is None
+        wrong = self.differences or self.duplicated or self.too_few_spilled or self.lost_batches
+        return not wrong and self.redis_problem is None
 
     @property
     def too_few_spilled(self) -> int:
@@ -134,6 +138,8 @@ class Report:
             "waiting": self.waiting,
             "spilled_batches": self.spilled_batches,
             "spilled_records": self.spilled_records,
+            "lost_batches": self.lost_batches,
+            "lost_records": self.lost_records,
             "ring_bytes": self.ring_bytes,
             "quarantined": self.quarantined,
             "gaps": self.gaps,
@@ -156,6 +162,10 @@ class Report:
             f"in rings    {self.ring_bytes:>12,}   bytes, not stored yet",
             f"feed gaps   {self.gaps:>12,}",
         ]
+        if self.lost_batches:
+            lines.append(
+                f"{self.lost_records:,} records were in {self.lost_batches:,} spill files that are damaged or gone"
+            )
         if self.waiting:
             lines.append(f"not compared: {self.waiting:,} received behind what waits in spill files")
         if self.too_few_spilled:
@@ -198,6 +208,7 @@ def verify(config: Config, since: datetime | None = None, *, sleep: Callable[[fl
         start = UTC_EPOCH if since is None else time_of(minute_of(since))
         sources.checkpoints = read_checkpoints(connection, start)
         _add_in_flight(report, sources)
+        report.lost_batches, report.lost_records = count_lost_batches(connection, start)
         for first, behind in _windows(sources, start):
             _add_window(report, sources, first, behind, sleep)
         report.quarantined = _count(connection, QUARANTINED, [start])

@@ -278,6 +278,12 @@ class Harness:
         # With a ring destroyed, its own counts of what was received are gone too, or messages lack on Redis only.
         if after.returncode != 0 and not self.files_destroyed:
             violations.append(f"sise verify exits {after.returncode}: {after.stdout[-1500:]}{after.stderr[-300:]}")
+        with psycopg.connect(self.postgres.dsn) as connection:
+            (lost,) = connection.execute(
+                "SELECT count(*) FROM spilled_batches WHERE lost_at IS NOT NULL"
+            ).fetchone() or (0,)
+        if lost and after.returncode != 1:
+            violations.append(f"sise verify exits {after.returncode} though {lost} spilled batches are lost")
         if not self.files_destroyed:
             violations += [f"in the log: {one}" for one in self.logged() if one.get("event") in NEVER_LOGGED]
         if said is not None:

@@ -121,6 +121,20 @@ def bench(postgres_dsn: str, redis_url: str) -> Bench:
     return Bench(postgres_dsn, redis_url)
 
 
+@pytest.mark.requirement("E2E-OBS-01", "DLP-02")
+def test_a_spill_file_that_is_lost_is_never_complete_even_if_no_ledger_row_knew_its_records(bench: Bench) -> None:
+    bench.store(10, first_seq=0)
+    bench.ledger(10, through=9)
+    bench.publish(10)
+    bench.spill(20, 30, records=10, is_lost=True)
+
+    report = bench.verify()
+
+    assert (report.lost_batches, report.lost_records, report.is_complete) == (1, 10, False)
+    assert "10 records were in 1 spill files that are damaged or gone" in report.as_text()
+    assert bench.verify(MINUTE + timedelta(minutes=1)).lost_batches == 0, "older than what was asked for"
+
+
 @pytest.mark.requirement("E2E-OBS-01")
 def test_equal_counts_are_complete(bench: Bench) -> None:
     bench.store(10, first_seq=0)

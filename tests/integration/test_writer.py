@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -543,6 +544,30 @@ def test_a_ring_that_is_lost_before_its_first_checkpoint_is_a_gap_of_the_streams
     gaps = "SELECT venue, market, symbol, kind FROM feed_gaps WHERE reason = 'ring lost' ORDER BY 3, 4"
     streams = [("", "event"), ("005930", "event"), ("005930", "orderbook"), ("005930", "trade")]
     assert query(postgres_dsn, gaps) == [("kis", "kr", symbol, kind) for symbol, kind in streams]
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_a_ring_that_is_lost_before_any_of_it_was_stored_makes_the_gap_of_its_predecessor_longer(
+    make_rings: Callable[..., Rings], postgres_dsn: str
+) -> None:
+    rings = make_rings()
+    rings.fill(50)
+    drain(rings, postgres_dsn)
+
+    for records in (10, 0):  # what the second ring takes is never stored
+        rings.producers[0].close()
+        rings.paths[0].unlink()
+        create_ring(rings.paths[0], ring=0, capacity_bytes=1 << 20)
+        rings.producers[0] = RingWriter(rings.paths[0], wake_fds={"writer": rings.wake_fd})
+        drain(rings, postgres_dsn)
+        if records:
+            rings.fill(records)
+            received = datetime.now(UTC)
+
+    gaps = "SELECT symbol, count(*), max(ended) FROM feed_gaps WHERE reason = 'ring lost' GROUP BY 1"
+    ((symbol, rows, ended),) = query(postgres_dsn, gaps)
+    assert (symbol, rows) == ("005930", 1)
+    assert ended > received
 
 
 def test_a_replaced_ring_without_stored_rows_is_a_gap_since_its_cursor_moved(
