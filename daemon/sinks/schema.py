@@ -229,11 +229,19 @@ def maintain(connection: Connection, today: date, *, retention_days: int) -> Non
             _drop_chunks(connection, cutoff)
         else:
             _drop_partitions(connection, cutoff)
-        for table, column in SMALL_TABLES.items():
+        for table in _existing(connection, SMALL_TABLES):
             query = sql.SQL("DELETE FROM {} WHERE {} < {}").format(
-                sql.Identifier(table), sql.Identifier(column), _start_of(cutoff)
+                sql.Identifier(table), sql.Identifier(SMALL_TABLES[table]), _start_of(cutoff)
             )
             connection.execute(query)
+
+
+def _existing(connection: Connection, tables: Iterable[str]) -> list[str]:
+    """Return those of *tables* that the database has: one of an earlier version has not all of them yet."""
+    rows = connection.execute(
+        "SELECT name FROM unnest(%s::text[]) AS wanted (name) WHERE to_regclass(name) IS NOT NULL", [list(tables)]
+    ).fetchall()
+    return [str(name) for (name,) in rows]
 
 
 def ensure_partitions(connection: Connection, today: date) -> list[str]:

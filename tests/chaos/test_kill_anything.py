@@ -33,7 +33,7 @@ def finish(rig: Rig) -> None:
 
 
 @pytest.mark.requirement("CH-PROC-01", "DLP-01")
-@pytest.mark.parametrize("role", ["writer", "publisher", "worker", "monitor"])
+@pytest.mark.parametrize("role", ["writer", "publisher", "worker", pytest.param("monitor", marks=pytest.mark.nightly)])
 def test_a_killed_process_is_restarted_and_nothing_is_lost_or_doubled(rig: Rig, role: str) -> None:
     with running(rig, rate=RATE):
         moments = random.Random(role)
@@ -51,14 +51,15 @@ def test_a_killed_process_is_restarted_and_nothing_is_lost_or_doubled(rig: Rig, 
 
 
 @pytest.mark.requirement("CH-PROC-01")
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.nightly)])
 def test_a_worker_killed_again_before_its_streams_have_resumed_still_accounts_for_every_record(
-    tmp_path: Path, own_postgres: Callable[[], EmbeddedPostgres], own_redis: Callable[[], EmbeddedRedis]
+    tmp_path: Path, own_postgres: Callable[[], EmbeddedPostgres], own_redis: Callable[[], EmbeddedRedis], times: int
 ) -> None:
     with (
         Rig(tmp_path, own_postgres(), own_redis(), workers=1, subscribe_interval_ms=100) as rig,
         running(rig, rate=RATE),
     ):
-        for _ in range(3):
+        for _ in range(times):
             rig.wait_received(RECORDS_BETWEEN)
             for _ in range(2):
                 killed = rig.kill_roles(signal.SIGKILL, "worker")
@@ -113,7 +114,10 @@ def test_everything_killed_while_the_database_is_away_loses_nothing_that_had_rea
 
 
 @pytest.mark.requirement("CH-RES-01")
-@pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param("fast", marks=pytest.mark.nightly), "immediate", pytest.param("kill", marks=pytest.mark.nightly)],
+)
 def test_the_database_stopped_and_started_under_load_misses_nothing(rig: Rig, how: str) -> None:
     with running(rig, rate=RATE):
         rig.wait_received(RECORDS_BETWEEN)

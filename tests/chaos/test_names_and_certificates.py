@@ -79,7 +79,12 @@ def test_a_name_that_stops_resolving_and_then_means_another_address_is_followed_
 
 @pytest.mark.requirement("F25")
 @pytest.mark.parametrize(
-    "wrong", ["expired", "another host", pytest.param("another authority", marks=pytest.mark.nightly)]
+    "wrong",
+    [
+        "expired",
+        pytest.param("another host", marks=pytest.mark.nightly),
+        pytest.param("another authority", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_certificate_that_is_not_right_gets_no_byte_and_an_alert_and_the_right_one_is_taken_without_a_restart(
     make_rig: MakeRig, tmp_path: Path, wrong: str

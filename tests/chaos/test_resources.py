@@ -42,6 +42,7 @@ def files_of(pid: int) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
+@pytest.mark.nightly  # short: a worker without descriptors, below
 @pytest.mark.requirement("F60")
 def test_with_256_descriptors_twenty_sessions_run_and_lose_nothing(make_rig: MakeRig) -> None:
     rig = make_rig(accounts=20, workers=2, symbols=2)

@@ -353,10 +353,12 @@ def test_what_concerns_every_row_is_never_taken_apart_and_stored_after_the_repai
         bench.execute(COUNT_COPIES)
 
     assert bench.failure() == (state, FailureKind.SETUP)
-    assert bench.failure(bench.store_isolated) == (state, FailureKind.SETUP)
+    refused_before_copy = state == "22P03"  # by the look at the columns that each new connection has: no SQLSTATE
+    again = None if refused_before_copy else state
+    assert bench.failure(bench.store_isolated) == (again, FailureKind.SETUP)
 
     if state not in {"42P01", "42703"}:
-        assert bench.copies() == 2, "one for each attempt"
+        assert bench.copies() == (1 if refused_before_copy else 2), "one for each attempt"
     assert bench.stored_cursor() == bench.cursor
     assert bench.refused() == []
     bench.execute(repair)

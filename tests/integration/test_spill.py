@@ -176,7 +176,7 @@ KILLS = {
     "recovery.after_commit": BACK,
     "recovery.removed": BACK,
 }
-IN_SHORT = ("spill.renamed", "recovery.registered", "recovery.after_commit")
+IN_SHORT = ("spill.renamed", "recovery.after_commit")
 
 
 @pytest.mark.requirement("DLP-01", "DLP-03", "F26")

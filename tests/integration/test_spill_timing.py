@@ -84,7 +84,7 @@ def test_a_stop_while_the_server_answers_nothing_spills_the_rest_in_time(
 
 
 @pytest.mark.requirement("DLP-01", "DLP-03", "F49")
-@pytest.mark.parametrize("is_committed", [True, False])
+@pytest.mark.parametrize("is_committed", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_a_registration_that_the_server_is_still_committing_is_waited_for(
     make_rings: Callable[..., Rings], own_postgres: Servers, is_committed: bool
 ) -> None:

@@ -322,10 +322,14 @@ def test_open_is_inside_an_interval_and_next_change_is_where_it_ends(
 # ---- the calendar process ------------------------------------------------------------------------------------
 
 
-def run_calendar(data_dir: Path, closed: dict[str, Iterable[date]]) -> subprocess.CompletedProcess[bytes]:
+# The same process at our own priority: behind the other tests it would be the slowest of all.
+IN_TIME = "from daemon import market_calendar; market_calendar.NICENESS = 0; market_calendar.main()"
+
+
+def run_calendar(data_dir: Path, text: bytes) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        market_calendar.command(data_dir),
-        input=market_calendar.closed_days(closed),
+        [sys.executable, "-c", IN_TIME, os.fspath(data_dir)],
+        input=text,
         capture_output=True,
         cwd=ROOT,
         timeout=100,
@@ -336,8 +340,9 @@ def test_the_calendar_process_writes_a_private_file_for_the_next_weeks(tmp_path:
     (tmp_path / "run").mkdir()
     now = datetime.now(UTC)
     closed: dict[str, Iterable[date]] = {"kr": [now.date() + timedelta(days=n) for n in range(-4, 36)]}
+    text = market_calendar.closed_days(closed)
 
-    done = run_calendar(tmp_path, closed)
+    done = run_calendar(tmp_path, text)
 
     assert (done.returncode, done.stderr) == (0, b"")
     path = market_calendar.path_in(tmp_path)
@@ -350,16 +355,26 @@ def test_the_calendar_process_writes_a_private_file_for_the_next_weeks(tmp_path:
     assert market_calendar.is_fresh(path, closed=closed, wall_ns=wall_ns + 10**10)
     assert not market_calendar.is_fresh(path, closed={}, wall_ns=wall_ns + 10**10)
     before = path.stat()
-    assert run_calendar(tmp_path, closed).returncode == 0
+    assert run_calendar(tmp_path, text).returncode == 0
     assert path.stat() == before  # it was fresh
     assert not market_calendar.is_fresh(path, closed=closed, wall_ns=wall_ns + 13 * 3600 * 10**9)
     assert not market_calendar.is_fresh(tmp_path / "nothing", closed={}, wall_ns=wall_ns)
 
 
 def test_a_calendar_process_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
-    done = run_calendar(tmp_path / "nowhere", {})
+    path = market_calendar.path_in(tmp_path)
+    path.parent.mkdir()
+    path.write_bytes(b"old")
+
+    done = run_calendar(tmp_path, b'{"kr": ["no date"]}')
 
     assert done.returncode == 1
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.nightly
+def test_a_calendar_process_that_cannot_write_fails(tmp_path: Path) -> None:
+    assert run_calendar(tmp_path / "nowhere", b"").returncode == 1
 
 
 def test_the_operators_days_are_closed_too() -> None:

@@ -88,7 +88,7 @@ receipts = st.integers(0, kst_ns("2200-01-01T00:00:00")) | st.sampled_from(
 )
 # no deadline and no complaint about slow generation: the machine may be busy with other tests
 relaxed = settings(
-    max_examples=examples(300),
+    max_examples=examples(100, nightly=3000),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

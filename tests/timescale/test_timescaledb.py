@@ -105,6 +105,7 @@ def test_the_schema_on_timescaledb(connection: schema.Connection) -> None:
         "0001_tables", "0002_market_tables_by_day.timescaledb", "0003_minute_bars.timescaledb",
         "0004_events_and_exchanges", "0005_market_events_by_day.timescaledb",
         "0006_minute_bars_by_exchange.timescaledb", "0007_spill", "0008_quarantine_replay", "0009_replayed_captures",
+        "0010_gap_exchange",
     ]  # fmt: skip
     assert applied == expected
     assert again == []
@@ -179,7 +180,7 @@ def test_a_timescaledb_of_the_version_before_events_keeps_its_rows(connection: s
     before = connection.execute("SELECT * FROM market_ticks ORDER BY seq").fetchall()
     bars = connection.execute("SELECT * FROM market_ticks_1m ORDER BY bucket").fetchall()
 
-    assert len(schema.migrate(connection, retention_days=0)) == 6
+    assert len(schema.migrate(connection, retention_days=0)) == 7
     assert schema.migrate(connection, retention_days=0) == []
 
     assert connection.execute("SELECT * FROM market_ticks ORDER BY seq").fetchall() == [(*row, None) for row in before]
