@@ -1,6 +1,6 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Self, TypedDict
+from typing import Self, TypedDict, final
 
 from typing_extensions import disjoint_base
 
@@ -65,7 +65,7 @@ class RingFile:
     def check(self) -> _Walk: ...
     def consumers(self) -> dict[str, _ConsumerState]: ...
 
-@disjoint_base
+@final
 class RingWriter(RingFile):
     def __new__(
         cls, path: str | PathLike[str], *, wake_fds: Mapping[str, int] | None = None, syncs_first: bool = False
