@@ -51,6 +51,7 @@ enum sise_record_flag {
     SISE_FLAG_LATE = 8,      /* trade: arrived behind a later one of its stream */
     SISE_FLAG_NXT = 16,      /* of the alternative exchange NXT; neither this nor the next: of the main exchange */
     SISE_FLAG_SOR = 32,      /* of all exchanges together (unified, smart order routing) */
+    SISE_FLAG_CLOCK_STEP = 64, /* first record after the wall clock was found to have jumped: recv_ns is not in line */
     SISE_FLAG_RESUMED = 128, /* first record after a repair: its seq jumps on purpose */
 };
 

@@ -31,6 +31,7 @@ cdef extern from "layout.h" nogil:
         SISE_FLAG_LATE
         SISE_FLAG_NXT
         SISE_FLAG_SOR
+        SISE_FLAG_CLOCK_STEP
         SISE_FLAG_RESUMED
         SISE_EVENT_EXPECTED
         SISE_EVENT_INDEX

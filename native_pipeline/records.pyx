@@ -23,6 +23,7 @@ from native_pipeline.record cimport (
     SISE_EVENT_QUOTE,
     SISE_EVENT_STATUS,
     SISE_FLAG_AUCTION,
+    SISE_FLAG_CLOCK_STEP,
     SISE_FLAG_CROSSED,
     SISE_FLAG_LATE,
     SISE_FLAG_NXT,
@@ -87,6 +88,7 @@ GAP_REASONS = (
 
 # bit of sise_record_header.flags -> name
 FLAG_NAMES = {
+    SISE_FLAG_CLOCK_STEP: "clock_step",
     SISE_FLAG_CROSSED: "crossed", SISE_FLAG_TRUNCATED: "truncated", SISE_FLAG_AUCTION: "auction",
     SISE_FLAG_LATE: "late", SISE_FLAG_NXT: "nxt", SISE_FLAG_SOR: "sor",
 }

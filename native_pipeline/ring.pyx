@@ -1034,6 +1034,10 @@ cdef class RingWriter(RingFile):
 
     # ---- for Python: control paths, tests -----------------------------------------------------------
 
+    def flag_next(self, int flags) -> None:
+        """Let the next record that is appended carry *flags* beside its own."""
+        self.next_flags |= <uint8_t>flags
+
     @property
     def last_seq(self) -> int:
         """Sequence number of the newest appended record (first_seq - 1 if there is none)."""

@@ -25,6 +25,7 @@ from daemon.declined import DeclinedRegistrations
 from daemon.errors import ConfigError, InvariantBroken, RingError
 from daemon.ingest.approval_key import AccessKeyProvider, KeyEndpoint, KeyProvider, NoAccessKey
 from daemon.ingest.changes import Changes
+from daemon.ingest.clock_step import CLOCK_STEP_FLAG, ClockStep
 from daemon.ingest.connection import State as ConnectionState
 from daemon.ingest.connector import Connector, NetworkConnector
 from daemon.ingest.gaps import GapReason, Gaps, Place, Stream, whole_until
@@ -130,6 +131,7 @@ class Worker:
         self._log: Any = logs.get()
         self._ring_sync: RingSync | None = sync_of(ring, config.ring.wal_sync)
         self._status = StatusFile(outside.status_path, plan.worker) if outside.status_path is not None else None
+        self._clock_step = ClockStep()
         self._gaps = Gaps()
         self._governor = Governor(self._budgets())
         self._endpoints: dict[str, KeyEndpoint] = {}
@@ -349,6 +351,7 @@ class Worker:
                 next_look = now + self._look_interval_s()
             if now >= next_report:
                 self._report()
+                self._note_clock()
                 next_report = now + HEARTBEAT_INTERVAL_S
             if now >= next_lapse:
                 lapsed = self._outside.lapses([session.account.name for session in self.sessions])
@@ -367,6 +370,12 @@ class Worker:
                 deadlines.append(now + GAP_INTERVAL_S)
             delay_s = max(MIN_SLEEP_S, min([next_report, next_ledger, next_look, *deadlines]) - clock())
             await self._outside.wait(self._wake, delay_s)
+
+    def _note_clock(self) -> None:
+        """Flag the record behind a jump of the wall clock."""
+        if step_s := self._clock_step.look(self._outside.clock(), self._outside.wall_ns()):
+            self._ring.flag_next(CLOCK_STEP_FLAG)
+            self._log.warning("wall_clock_jumped", seconds=round(step_s, 3))
 
     def _look_interval_s(self) -> float:
         """A second, less where the thresholds of silence are so short that it would matter."""

@@ -25,8 +25,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 TABLES = (*MARKET_TABLES, "quarantine")
 KIND_OF = {data.table: data.name for data in MARKET_DATA}
 OWN = frozenset({"source", "seq"})
-# Of the ring's repair and of arrival: no part of what a venue said. SISE_FLAG_LATE and SISE_FLAG_RESUMED of layout.h.
-ARRIVAL_FLAGS = 8 | 128
+# Of the ring's repair and of arrival, no part of what a venue said: SISE_FLAG_LATE, _CLOCK_STEP, _RESUMED of layout.h.
+ARRIVAL_FLAGS = 8 | 64 | 128
 LOWEST_SOURCE = -(1 << 15)  # int2; of worker 0. What comes out of quarantine has numbers far above
 LOCK_ID = 0x73697372  # "sisr": two replays at once would not see each other's rows
 SLACK = timedelta(seconds=60)  # around the compared time, for the second comparison

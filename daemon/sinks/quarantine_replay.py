@@ -37,7 +37,7 @@ BATCH_ENTRIES = 500
 BATCH_BYTES = 8 << 20  # of frames: bounds the memory
 RINGS = 64  # config.workers is at most this
 LOWEST_SOURCE = -(1 << 15) + RINGS  # int2; the lowest are those of rows out of captures, see daemon/recording
-ARRIVAL_FLAGS = 8 | 128  # SISE_FLAG_LATE and SISE_FLAG_RESUMED of layout.h
+ARRIVAL_FLAGS = 8 | 64 | 128  # SISE_FLAG_LATE, _CLOCK_STEP and _RESUMED of layout.h
 DATA_ERRORS = ("22", "23")  # SQLSTATE classes: the server refuses a value
 MARKET_TABLES = {data.table: data.name for data in MARKET_DATA}
 

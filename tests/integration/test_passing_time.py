@@ -169,6 +169,9 @@ async def test_a_wall_clock_that_jumps_moves_no_deadline_and_touches_no_connecti
             assert (bench.value("connections_opened"), bench.value("connections_lost")) == (1, 0)
             assert bench.of_kind("gap") == []
 
+            flagged = [r for kind in ("trade", "orderbook", "ledger") for r in bench.of_kind(kind) if r["flags"] & 64]
+            assert len(flagged) >= 4, "the first record behind a jump"
+
             clocks.jump(-HOUR_NS)  # an interruption ends, by its clock, before it began
             simulator.inject("abort")
             await wait_until(lambda: bench.value("connections_opened") == 2)
