@@ -291,6 +291,16 @@ class Rig:
             rows = connection.execute(MISSING).fetchall()
         return {symbol: (int(left_out), int(told)) for symbol, left_out, told in rows}
 
+    def clocks_apart_s(self) -> float:
+        """Return how far the journal's time of a record and the daemon's were apart at most: both are late under load.
+
+        What is compared with a gap's ends, which the daemon stamps, may be off by that much.
+        """
+        with self._with_journal() as connection:
+            row = connection.execute(CLOCKS_APART).fetchone()
+        assert row is not None
+        return float(row[0])
+
     def by_minute(self) -> list[MinuteCount]:
         """Compare the journal with the database per symbol, kind and minute of sending."""
         with self._with_journal() as connection:
@@ -323,6 +333,21 @@ STORED = """
     FROM market_ticks
     UNION ALL
     SELECT venue, 'orderbook', symbol, ask_price1, ask_vol1, ask_vol10::bigint FROM market_orderbook
+"""
+
+# Of each record the first copy: a session that begins anew may repeat some.
+CLOCKS_APART = """
+WITH stored AS (
+    SELECT venue, 'trade' AS kind, symbol, recv_time,
+           CASE WHEN market = 'crypto' THEN round(volume * 1e8)::bigint ELSE cum_volume::bigint END AS key
+    FROM market_ticks
+    UNION ALL
+    SELECT venue, 'orderbook', symbol, recv_time, ask_vol10::bigint FROM market_orderbook
+), first AS (
+    SELECT venue, kind, symbol, key, extract(epoch FROM min(recv_time)) AS recv_s FROM stored GROUP BY 1, 2, 3, 4
+)
+SELECT coalesce(max(abs(recv_s - sent_ns / 1e9)), 0) FROM journal JOIN first USING (venue, kind, symbol, key)
+WHERE fate = 'sent'
 """
 
 # A record counts as accounted for when it was sent while a recorded gap of its symbol and kind was open. What the

@@ -153,7 +153,9 @@ class Harness:
     # The daemon
 
     def start(self) -> None:
-        """`sise run -c FILE`."""
+        """`sise run -c FILE`, the one before it being dead."""
+        if self._daemon is not None:
+            self._daemon.wait(10)
         self._daemon = subprocess.Popen(
             [str(SISE), "run", "-c", str(self.config)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=self._log_file, cwd=self._home, start_new_session=True,
@@ -198,6 +200,12 @@ class Harness:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         return pids
+
+    def kill_supervisor(self) -> None:
+        """SIGKILL to what `start` started, also before it has its title."""
+        assert self._daemon is not None
+        self._daemon.kill()
+        self._daemon.wait(10)
 
     def kill_all(self) -> None:
         """SIGKILL to everything of the daemon, until nothing is left."""
@@ -293,14 +301,13 @@ class Harness:
 
     def _settle(self) -> str | None:
         """Ask `sise verify` beside the running daemon until it agrees; what it says if it never does."""
-        deadline = time.monotonic() + (5.0 if self.files_destroyed else 20.0)
-        while True:
+        deadline = time.monotonic() + SETTLED_S
+        while True:  # without a pause: to ask is to start a process
             asked = self.sise("verify")
             if asked.returncode == 0 or self.files_destroyed:
                 return None
             if time.monotonic() > deadline:
                 return asked.stdout[-1500:] + asked.stderr[-500:]
-            time.sleep(0.3)
 
     def redis(self) -> redis.Redis:
         """A client of the server that the daemon publishes to."""

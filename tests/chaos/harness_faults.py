@@ -23,8 +23,10 @@ def _pause(seconds: float) -> None:
 def kill_one(h: Harness, r: random.Random) -> None:
     """SIGKILL to one role."""
     role = r.choice(ROLES)
-    h.signal(role, signal.SIGKILL)
-    if role == "supervisor":
+    if role != "supervisor":
+        h.signal(role, signal.SIGKILL)
+    else:
+        h.kill_supervisor()
         _pause(r.uniform(0, 1))
         h.start()
 
@@ -248,10 +250,10 @@ def delete_ring(h: Harness, r: random.Random) -> None:
     h.files_destroyed = True
     if r.random() < 0.5:
         h.kill_all()
-        path.unlink()
+        path.unlink(missing_ok=True)  # the one deleted before may not have been made again yet
         h.start()
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 FAULTS: tuple[Fault, ...] = (

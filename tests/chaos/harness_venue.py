@@ -26,6 +26,7 @@ from aiohttp import WSMsgType, web
 
 KST = timezone(timedelta(hours=9))
 TICK_S = 0.02
+SENT_S = 5.0  # a session whose other end is gone takes nothing, for ever
 PINGPONG_S = 2.0
 BAD_FRAMES_S = 1.0  # one malformed frame a second
 MAX_REGISTRATIONS = 41
@@ -83,6 +84,7 @@ class Venue:
         self._sockets = itertools.count(1)
         self._numbers = itertools.count(1)
         self.is_quiet = False
+        self._sending = 0  # accounts whose last frames are not with the kernel yet
 
     def write(self, *lines: str) -> None:
         """Append to the journal, and return when the disk has it."""
@@ -175,9 +177,23 @@ class Venue:
                 frames += self._make_records(account, count, now >= next_bad)
                 next_bad = max(next_bad, now + BAD_FRAMES_S) if now >= next_bad else next_bad
             if session is not None and account.socket == socket:
-                with contextlib.suppress(ConnectionError):
+                self._sending += 1
+                try:
                     for frame in frames:
                         await session.send_str(frame)
+                except ConnectionError:
+                    pass
+                finally:
+                    self._sending -= 1
+
+    async def be_quiet(self) -> None:
+        """Make no more records; return when those that were made have left, but for sessions that take nothing."""
+        self.is_quiet = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SENT_S):
+                while self._sending:
+                    await asyncio.sleep(TICK_S)
+        self.write(f"quiet {time.time_ns()}")
 
     def _make_records(self, account: Account, count: int, with_bad: bool) -> list[str]:
         """Make the next records, put them into the journal, and return the frames of those that somebody gets."""
@@ -230,9 +246,7 @@ async def listen_to_orders(venue: Venue) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         if line.strip() == b"quiet":
-            venue.is_quiet = True
-            await asyncio.sleep(3 * TICK_S)
-            venue.write(f"quiet {time.time_ns()}")
+            await venue.be_quiet()
             print("quiet", flush=True)
 
 

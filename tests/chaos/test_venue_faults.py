@@ -16,7 +16,6 @@ from tests.chaos.venue_rig import Feed, VenueRig
 from tests.rig import wait_for
 
 RATE = 1_500.0
-SAME_MOMENT_S = 0.05  # the journal has the time of the batch with which a record left, or would have left
 RESETS = 5  # an event loop may miss some of them
 MakeRig = Callable[..., VenueRig]
 
@@ -72,8 +71,10 @@ def test_a_record_left_out_is_exactly_one_gap_and_disorder_corrections_and_new_f
     )
     assert len(left_out) > 20
     assert [missing for missing, *_ in told] == [size for size, _ in left_out]
+    # the journal has the time of the batch with which a record left, or would have left
+    same_moment_s = rig.clocks_apart_s()
     for (_, at), (_, started, ended, _) in zip(left_out, told, strict=True):
-        assert float(started) - SAME_MOMENT_S < at < float(ended) + SAME_MOMENT_S
+        assert float(started) - same_moment_s <= at <= float(ended) + same_moment_s
     assert rig.missing_shares()[dropped][1] == sum(size for size, _ in left_out)
     assert rig.gaps([swapped, corrected, plain, *wide]) == []
     late = dict(rig.query("SELECT symbol, count(*) FROM market_ticks WHERE flags & 8 <> 0 GROUP BY symbol"))
@@ -242,7 +243,7 @@ def test_sessions_that_end_in_every_way_account_for_what_they_did_not_hear_and_d
             AND j.sent_ns / 1e9 BETWEEN extract(epoch FROM g.started) - %s AND extract(epoch FROM g.ended)
         )) FROM journal j WHERE fate = 'unheard'
         """,
-        SAME_MOMENT_S,
+        rig.clocks_apart_s(),
     )
     assert unheard > 0
     assert outside == 0

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from daemon.embedded import EmbeddedPostgres
-from tests.integration.test_writer import (
+from tests.integration.writer_rig import (
     Rings,
     RunningWriter,
     drain,

@@ -13,7 +13,7 @@ from daemon.embedded import EmbeddedPostgres
 from daemon.sinks.spill import DIRECTORY, SpillDirectory
 from daemon.sinks.spill_ledger import RegisterClaim
 from tests.integration.test_spill_doubts import processes_of, spill
-from tests.integration.test_writer import (
+from tests.integration.writer_rig import (
     Rings,
     RunningWriter,
     drain,

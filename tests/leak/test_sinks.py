@@ -13,7 +13,7 @@ import redis
 
 from tests.integration.publisher_rig import Rig as PublisherRig
 from tests.integration.publisher_rig import wait_until as until
-from tests.integration.test_writer import Rings, RunningWriter, make_rings, settings_for, stored
+from tests.integration.writer_rig import Rings, RunningWriter, make_rings, settings_for, stored
 from tests.leak.test_subscription_churn import leaked
 from tests.reference.packed_records import Book, Event, Trade
 

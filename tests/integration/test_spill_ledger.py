@@ -1,0 +1,223 @@
+"""What the database says of spilled batches, question by question: nothing is registered, stored or lost twice."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from daemon.sinks.segment import Header, Range
+from daemon.sinks.spill_ledger import (
+    Cursors,
+    KnownBatches,
+    LostBatches,
+    RegisterClaim,
+    SegmentClaim,
+    WaitingBatches,
+)
+
+BEGAN = datetime(2026, 11, 20, 1, tzinfo=UTC)
+BEGAN_NS = int(BEGAN.timestamp()) * 10**9
+SECOND_NS = 10**9
+EPOCHS = {0: 1_000, 1: 5_000}  # of the rings; seqs count up from them
+
+
+def range_of(ring: int, after: int, through: int, *, first_s: int = 1, last_s: int = 2) -> Range:
+    """Records of *ring*: those behind *after*, through *through*, counted from the ring's start; received at *_s."""
+    start = EPOCHS[ring]
+    count = through - after
+    times = (BEGAN_NS + first_s * SECOND_NS, BEGAN_NS + last_s * SECOND_NS)
+    return Range(ring, start, start + after, start + through, count, count * 64, *times)
+
+
+def header_of(*ranges: Range) -> Header:
+    return Header(uuid.uuid4(), BEGAN_NS, 100, sum(one.raw_bytes for one in ranges), bytes(32), ranges)
+
+
+@pytest.fixture
+def connection(postgres_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(postgres_dsn, autocommit=True) as found:
+        for ring, start in EPOCHS.items():
+            found.execute("INSERT INTO ingest_cursor (ring, epoch, seq) VALUES (%s, %s, %s)", [ring, start, start])
+        yield found
+
+
+def cursors(connection: psycopg.Connection[Any]) -> dict[int, int]:
+    """How far each ring's cursor is from its start."""
+    rows = connection.execute("SELECT ring, epoch, seq FROM ingest_cursor").fetchall()
+    return {ring: seq - epoch for ring, epoch, seq in rows if EPOCHS.get(ring) == epoch}
+
+
+def register(connection: psycopg.Connection[Any], *headers: Header) -> RegisterClaim:
+    claim = RegisterClaim(headers)
+    assert not claim.is_taken(connection)
+    with connection.transaction():
+        assert claim.take(connection)
+    assert claim.is_taken(connection)
+    return claim
+
+
+def waiting(connection: psycopg.Connection[Any]) -> list[uuid.UUID]:
+    question = WaitingBatches()
+    assert question.take(connection)
+    return question.found
+
+
+def facts(connection: psycopg.Connection[Any], *columns: str) -> list[tuple[Any, ...]]:
+    query = f"SELECT {', '.join(columns)} FROM spilled_batches ORDER BY registered_at"
+    return connection.execute(query.encode()).fetchall()
+
+
+@pytest.mark.requirement("DLP-02", "DLP-03")
+def test_a_registered_batch_has_moved_the_cursors_of_its_rings_and_says_what_it_holds(
+    connection: psycopg.Connection[Any],
+) -> None:
+    other = 9_000  # an epoch of ring 0 that came after: none of this batch's business
+    connection.execute("INSERT INTO ingest_cursor (ring, epoch, seq) VALUES (0, %s, %s)", [other, other])
+    header = header_of(range_of(0, 0, 10, first_s=5, last_s=9), range_of(1, 0, 4, first_s=3, last_s=7))
+
+    claim = register(connection, header)
+
+    assert cursors(connection) == {0: 10, 1: 4}
+    question = Cursors()
+    assert question.take(connection)
+    assert question.found == {(0, 1_000): 1_010, (1, 5_000): 5_004, (0, other): other}
+    said = facts(connection, "batch", "rings", "epochs", "after_seqs", "through_seqs", "records")
+    assert said == [(header.batch, [0, 1], [1_000, 5_000], [1_000, 5_000], [1_010, 5_004], 14)]
+    first, last = BEGAN + timedelta(seconds=3), BEGAN + timedelta(seconds=9)
+    assert facts(connection, "first_recv", "last_recv") == [(first, last)]
+    assert claim.missing == 0
+
+
+@pytest.mark.requirement("DLP-03")
+def test_registering_twice_changes_nothing(connection: psycopg.Connection[Any]) -> None:
+    one, two = header_of(range_of(0, 0, 10)), header_of(range_of(0, 10, 20))
+    register(connection, one)
+    before = facts(connection, "*")
+
+    with connection.transaction():
+        assert RegisterClaim([one]).take(connection)
+    assert (facts(connection, "*"), cursors(connection)) == (before, {0: 10, 1: 0})
+
+    claim = RegisterClaim([one, two])
+    with connection.transaction():
+        assert claim.take(connection)
+    assert (cursors(connection)[0], len(facts(connection, "batch")), claim.missing) == (20, 2, 0)
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_records_between_the_cursor_and_a_batch_are_counted_as_often_as_they_are_missing(
+    connection: psycopg.Connection[Any],
+) -> None:
+    """Files between are gone. A transaction that is tried again counts anew, not on top."""
+    claim = RegisterClaim([header_of(range_of(0, 3, 10), range_of(1, 5, 6)), header_of(range_of(0, 12, 13))])
+    for _ in range(2):
+        with connection.transaction(force_rollback=True):
+            assert claim.take(connection)
+        assert claim.missing == 3 + 5 + 2
+    with connection.transaction():
+        assert claim.take(connection)
+    assert claim.missing == 3 + 5 + 2
+    assert cursors(connection) == {0: 13, 1: 6}
+
+
+@pytest.mark.requirement("DLP-01", "DLP-03", "F49")
+@pytest.mark.parametrize(("cursor", "is_doubtful"), [(4, False), (5, True), (9, True), (10, True), (15, True)])
+def test_a_batch_that_the_cursor_is_in_or_beyond_is_doubtful_and_moves_no_cursor_back(
+    connection: psycopg.Connection[Any], cursor: int, is_doubtful: bool
+) -> None:
+    connection.execute("UPDATE ingest_cursor SET seq = epoch + %s WHERE ring = 0", [cursor])
+    header = header_of(range_of(1, 0, 3), range_of(0, 4, 10))
+
+    register(connection, header)
+
+    assert cursors(connection) == {0: max(10, cursor), 1: 3}
+    question = KnownBatches([header.batch, uuid.uuid4()])
+    assert question.take(connection)
+    assert question.found.keys() == {header.batch}
+    known = question.found[header.batch]
+    assert (known.is_stored, known.is_doubtful(header)) == (False, is_doubtful)
+    assert known.after_seqs == {(0, 1_000): 1_000 + cursor, (1, 5_000): 5_000}
+
+
+@pytest.mark.requirement("DLP-03")
+def test_one_transaction_stores_a_batch_and_no_other_can(connection: psycopg.Connection[Any]) -> None:
+    one, two = header_of(range_of(0, 0, 10)), header_of(range_of(0, 10, 20))
+    claim = SegmentClaim(one.batch)
+    assert not claim.take(connection), "it is not registered"
+    register(connection, one, two)
+    assert not claim.is_taken(connection)
+
+    with connection.transaction(force_rollback=True):
+        assert claim.take(connection)
+    assert not claim.is_taken(connection), "its transaction failed"
+    assert claim.take(connection)
+
+    assert claim.is_taken(connection)
+    assert not SegmentClaim(one.batch).take(connection)
+    assert not SegmentClaim(two.batch).is_taken(connection)
+    assert waiting(connection) == [two.batch]
+    question = KnownBatches([one.batch, two.batch])
+    question.take(connection)
+    assert {batch: known.is_stored for batch, known in question.found.items()} == {one.batch: True, two.batch: False}
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_a_batch_without_a_file_is_lost_once_and_a_stored_one_never(connection: psycopg.Connection[Any]) -> None:
+    stored, gone, there = (header_of(range_of(0, 10 * i, 10 * i + 10)) for i in range(3))
+    register(connection, stored, gone, there)
+    asked = waiting(connection)
+    assert asked == [stored.batch, gone.batch, there.batch]
+    SegmentClaim(stored.batch).take(connection)  # between the question and the claim: by another process
+
+    claim = LostBatches({there.batch}, asked)
+    with connection.transaction(force_rollback=True):
+        assert claim.take(connection)
+    with connection.transaction():
+        assert claim.take(connection)
+
+    assert claim.lost == [(gone.batch, 10)]
+    assert waiting(connection) == [there.batch]
+    again = LostBatches(set(), [gone.batch, stored.batch])
+    assert again.take(connection)
+    assert again.lost == []
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_a_lost_batch_is_stored_after_all_when_its_file_is_found(connection: psycopg.Connection[Any]) -> None:
+    header = header_of(range_of(0, 0, 10))
+    register(connection, header)
+    LostBatches(set(), [header.batch]).take(connection)
+
+    assert SegmentClaim(header.batch).take(connection)
+    assert SegmentClaim(header.batch).is_taken(connection)
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_a_lost_batch_is_a_gap_of_the_streams_of_its_rings_in_its_time(connection: psycopg.Connection[Any]) -> None:
+    ledger = """
+    INSERT INTO ingest_ledger (minute, market, venue, symbol, kind, received, through_seq, source, seq)
+    VALUES (%s, 'kr', 'kis', %s, 'trade', 1, %s, %s, %s)"""
+    for number, (symbol, source, minute) in enumerate(
+        [("of ring", 0, BEGAN), ("of another", 1, BEGAN), ("old", 0, BEGAN - timedelta(days=4))], 1
+    ):
+        connection.execute(ledger, [minute, symbol, number, source, number])
+    header = header_of(range_of(0, 0, 5, first_s=10, last_s=20))
+    late = replace(header_of(range_of(1, 0, 5)), batch=uuid.uuid4())
+    register(connection, header, late)
+    connection.execute("DELETE FROM feed_gaps")
+
+    LostBatches({late.batch}, [header.batch, late.batch]).take(connection)
+
+    said = connection.execute("SELECT symbol, kind, started, ended, source FROM feed_gaps").fetchall()
+    assert said == [("of ring", "trade", BEGAN + timedelta(seconds=10), BEGAN + timedelta(seconds=20), 0)]
+
+
+@pytest.mark.requirement("DLP-03")
+@pytest.mark.parametrize("question", [KnownBatches([]), WaitingBatches(), Cursors(), LostBatches(set(), [])])
+def test_a_question_whose_transaction_failed_is_asked_again(connection: psycopg.Connection[Any], question: Any) -> None:
+    assert question.take(connection)
+    assert not question.is_taken(connection), "what the first attempt found may be wrong by now"
