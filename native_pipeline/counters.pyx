@@ -171,8 +171,13 @@ cdef class CountersBlock:
         self.block = <sise_counters_block*>(&read_view[0] + index * SISE_COUNTERS_BLOCK_BYTES)
 
     def take(self, str role not None) -> None:
-        """Claim the block for this process: role, pid, start time and a first heartbeat."""
+        """Claim the block for this process: role, pid, start time and a first heartbeat.
+
+        Values go on where a predecessor left them, unless that was another version with another layout.
+        """
         self._require_writable()
+        if self.block.layout_version != SISE_LAYOUT_VERSION:  # never taken, or numbers of another meaning
+            memset(self.block, 0, SISE_COUNTERS_BLOCK_BYTES)
         name = role.encode("ascii")[:SISE_NAME_BYTES]
         memset(self.block.role, 0, SISE_NAME_BYTES)
         memcpy(self.block.role, <const char*>name, len(name))

@@ -27,7 +27,9 @@ cdef class PublishedRing:
     cdef uint64_t floor_seq              # nothing is known to have been published up to here, of any channel
     cdef bint floor_moved
     cdef uint64_t channel_last[CHANNELS][IDS]   # seq of the last message, 0: none
-    cdef uint8_t touched[CHANNELS][IDS]         # channel_last has changed since forget_touched()
+    cdef uint8_t touched[CHANNELS][IDS]         # channel_last has changed since forget_batch()
+    cdef int64_t batch_records           # of the batch, and its messages
+    cdef int64_t batch_messages[CHANNELS][IDS]
     cdef bint has_gap
     cdef uint64_t gap_after
     cdef uint64_t gap_through
@@ -44,4 +46,4 @@ cdef class PublishedRing:
     cdef void note_skipped(self, uint64_t seq, int channel, int market) noexcept nogil
     cdef void widen_gap(self, uint64_t after, uint64_t through, int64_t records, int reason) noexcept nogil
     cdef void close_gap(self) noexcept nogil
-    cdef void forget_touched(self) noexcept nogil
+    cdef void forget_batch(self) noexcept nogil

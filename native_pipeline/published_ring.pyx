@@ -83,6 +83,9 @@ cdef class PublishedRing:
         self.has_gap = False
         self.gap_records = 0
 
-    cdef void forget_touched(self) noexcept nogil:
+    cdef void forget_batch(self) noexcept nogil:
+        self.in_batch = False
+        self.batch_records = 0
+        memset(self.batch_messages, 0, sizeof(self.batch_messages))
         memset(self.touched, 0, sizeof(self.touched))
         self.floor_moved = False

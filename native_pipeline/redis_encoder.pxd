@@ -30,6 +30,7 @@ cdef class PublishBatch:
     cdef text_piece publish[CHANNELS][IDS]       # *3 PUBLISH channel, up to the $ of the message
     cdef text_piece streams[CHANNELS][IDS]       # stream:ticker.kr: up to the number of the ring
     cdef text_piece entry_head                   # *8 XADD
+    cdef text_piece plain_head                   # *5 XADD, without a limit
     cdef text_piece entry_limit                  # MAXLEN ~ n
     cdef bint streamed[CHANNELS][IDS]
     cdef int8_t channel_of[IDS]          # by the kind of a record: enum Channel; -1: no message
@@ -47,6 +48,7 @@ cdef class PublishBatch:
                         missing) except -1
     cdef PublishedRing ring_of(self, RingReader reader)
     cdef str channel_name(self, int channel, int market)
+    cdef dict by_channel(self, int64_t (*counts)[IDS])
     cdef int add_counts(self) except -1
     cdef int add_cursor(self) except -1
     cdef int add(self, tuple words) except -1

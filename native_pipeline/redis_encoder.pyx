@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memmove, memset
 from native_pipeline.counters cimport CountersBlock
 from native_pipeline.json_messages cimport CHANNELS, IDS, JsonMessages, all_names
 from native_pipeline.minute_counts cimport MinuteCounts
-from native_pipeline.published_ring cimport LOSS_FORGOTTEN, LOSS_REPLACED, PublishedRing
+from native_pipeline.published_ring cimport LOSS_DROPPED, LOSS_FORGOTTEN, LOSS_REPLACED, PublishedRing
 from native_pipeline.receipt_times cimport forget_receipts, note_receipt, observe_receipts
 from native_pipeline.record cimport SISE_HISTOGRAMS, sise_record_header, sise_trade
 from native_pipeline.resp cimport packed, put_bulk
@@ -33,6 +33,7 @@ cdef enum:
     ENTRY_ROOM_BYTES = 1024       # of an XADD, beside the message
     FETCH_BYTES = 1 << 20
     FULL_BYTES = 1 << 26          # 200,000 trades: a batch of the longest texts must not take all memory
+    TRIMMED_EVERY = 499           # entries of a batch; a prime, so that channels in turn all have theirs
     RINGS = 64                    # as many as there can be workers
 
 # The keys of Redis that belong to the publisher, beside minute_counts.MINUTE_KEY.
@@ -82,6 +83,7 @@ cdef class PublishBatch:
         for channel, data in enumerate(MARKET_DATA):
             self.channel_of[<int>data.kind] = channel
         set_piece(&self.entry_head, b"*8\r\n$4\r\nXADD\r\n")
+        set_piece(&self.plain_head, b"*5\r\n$4\r\nXADD\r\n")
         limit = b"$6\r\nMAXLEN\r\n$1\r\n~\r\n$%d\r\n%d\r\n" % (len(str(stream_maxlen)), stream_maxlen)
         set_piece(&self.entry_limit, limit)
         self.clear()
@@ -199,6 +201,7 @@ cdef class PublishBatch:
                 ring.first_seq = record.seq
             ring.last_seq = record.seq
             ring.seen_seq = record.seq
+            ring.batch_records += 1
             taken += 1
             if self.channel_of[record.kind] >= 0 and self.append(record, ring) < 0:
                 return -1
@@ -232,6 +235,7 @@ cdef class PublishBatch:
         self.buffer.size = at - self.buffer.data
         self.messages += 1
         self.channel_counts[channel][market] += 1
+        ring.batch_messages[channel][market] += 1
         ring.note_published(channel, market, record.seq)
         # all market data begin alike
         if self.minutes.note(record, (<const sise_trade*>record).symbol, channel) < 0:
@@ -243,8 +247,13 @@ cdef class PublishBatch:
         """Write the XADD of one message. Its id is the number of the record: adding it twice is refused by Redis."""
         cdef char text[128]
         cdef char* end = put_signed(put_piece(text, &self.streams[channel][market]), ring.ring)
-        at = put_bulk(put_piece(at, &self.entry_head), text, end - text)
-        at = put_piece(at, &self.entry_limit)
+        # Trimming costs the server a fifth of the command: once for each stream and batch is enough. It removes what is
+        # too much in steps of 10,000 entries, so that a longer batch has to ask more often.
+        if ring.touched[channel][market] and self.entries % TRIMMED_EVERY:
+            at = put_bulk(put_piece(at, &self.plain_head), text, end - text)
+        else:
+            at = put_bulk(put_piece(at, &self.entry_head), text, end - text)
+            at = put_piece(at, &self.entry_limit)
         end = put_literal(put_unsigned(text, seq), b"-0")
         at = put_bulk(at, text, end - text)
         at = put_bulk(put_literal(at, b"$7\r\nmessage\r\n"), message, size)
@@ -302,6 +311,25 @@ cdef class PublishBatch:
                 self.add(("XADD", f"{STREAM_KEY}{name}:{ring.ring}", *limit, f"{after}-1", "gap", text))
                 self.gap_entries += 1
         return 0
+
+    def restore_gap(self, RingReader reader not None, uint64_t after, uint64_t through, int64_t records,
+                    missing) -> None:
+        """Tell in front of the next record of *reader* what a predecessor has given up: `gaps` says what it is.
+
+        To be followed by resume(). missing: by channel, None: not known.
+        """
+        cdef PublishedRing ring = self.ring_of(reader)
+        cdef int channel, market
+        ring.has_gap = True
+        ring.gap_after = after
+        ring.gap_through = through
+        ring.gap_reason = LOSS_DROPPED
+        ring.gap_records = records
+        ring.gap_is_counted = missing is not None
+        for channel in range(<int>CHANNELS):
+            for market in range(IDS):
+                if market == self.market_of[market]:
+                    ring.gap_missing[channel][market] = (missing or {}).get(self.channel_name(channel, market), 0)
 
     def tell_forgotten(self, RingReader reader not None, uint64_t seq) -> None:
         """Redis knows the ring of *reader* up to *seq* only, although more was published before this batch: say so.
@@ -417,6 +445,44 @@ cdef class PublishBatch:
         return {ring.ring: (ring.epoch, ring.first_seq, ring.last_seq) for ring in self.rings if ring.in_batch}
 
     @property
+    def parts(self) -> dict:
+        """For each ring in the batch: (epoch, first seq, last seq, messages by channel; None: records are missing)."""
+        cdef PublishedRing ring
+        return {
+            ring.ring: (
+                ring.epoch, ring.first_seq, ring.last_seq,
+                self.by_channel(ring.batch_messages)
+                if <int64_t>(ring.last_seq - ring.first_seq) < ring.batch_records else None,
+            )
+            for ring in self.rings if ring.in_batch
+        }
+
+    @property
+    def gaps(self) -> dict:
+        """For each ring with losses that are to be told: (epoch, after, through, records, missing by channel or None).
+
+        records is -1 if it is not known.
+        """
+        cdef PublishedRing ring
+        return {
+            ring.ring: (
+                ring.epoch, ring.gap_after, ring.gap_through, ring.gap_records,
+                self.by_channel(ring.gap_missing) if ring.gap_is_counted else None,
+            )
+            for ring in self.rings if ring.has_gap
+        }
+
+    cdef dict by_channel(self, int64_t (*counts)[IDS]):
+        cdef int channel, market
+        found = {}
+        for channel in range(<int>CHANNELS):
+            for market in range(IDS):
+                if counts[channel][market]:
+                    name = self.channel_name(channel, market)
+                    found[name] = found.get(name, 0) + counts[channel][market]
+        return found
+
+    @property
     def unread(self) -> int:
         """Records that were overwritten while no publisher lived, so that no reader could count them."""
         cdef PublishedRing ring
@@ -465,8 +531,7 @@ cdef class PublishBatch:
         self.entries = 0
         self.gap_entries = 0
         for ring in self.rings:
-            ring.in_batch = False
-            ring.forget_touched()
+            ring.forget_batch()
         self.minutes.clear()
         memset(self.channel_counts, 0, sizeof(self.channel_counts))
         forget_receipts(&self.received)

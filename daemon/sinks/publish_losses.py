@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from daemon import failpoints, log
 from daemon.sinks.host import Clock, Counters
+from daemon.sinks.publisher_accounts import DROPPED, Accounts
 from daemon.sinks.publisher_interfaces import Batch, Reader
 
 GIVE_UP_ABOVE = 0.9  # of a ring; a tenth is a second at full rate, and to read as much takes milliseconds
@@ -21,7 +22,10 @@ REPORT_INTERVAL_S = 60.0
 class PublishLosses:
     """Gives up what cannot be published in time; keeps the counters of all losses, and logs them once a minute."""
 
-    def __init__(self, readers: Mapping[int, Reader], batch: Batch, counters: Counters, clock: Clock) -> None:
+    def __init__(
+        self, readers: Mapping[int, Reader], batch: Batch, counters: Counters, clock: Clock, accounts: Accounts
+    ) -> None:
+        self._accounts = accounts
         self._readers = readers
         self._batch = batch
         self._counters = counters
@@ -42,14 +46,18 @@ class PublishLosses:
             while reader.lag_bytes > GIVE_UP_TO * reader.capacity_bytes:
                 if not self._batch.skip_from(reader, CHUNK_RECORDS):
                     break
+                new = self._new_dropped()
+                self._accounts.give_up({**self.uncounted(), DROPPED: new.total()})
+                failpoints.reach("publisher.giving_up")
+                self.count_refused(new)
+                self.count()
                 reader.commit()
                 failpoints.reach("publisher.gave_up")
-            self._count_dropped()
 
     def count_refused(self, channels: Counter[str]) -> None:
         """Count messages, by channel, that Redis refused for good."""
         if channels:
-            self._counters.increment("records_dropped_on_redis", channels.total())
+            self._counters.increment(DROPPED, channels.total())
             self._unreported.update(channels)
 
     def note_refusal(self, key: str, error: str) -> None:
@@ -58,12 +66,15 @@ class PublishLosses:
 
     def count(self) -> None:
         """Bring the counters up to date with what the readers noticed."""
-        for name, total in (("publish_lapped", self._sum_lapped()), ("corrupt_records", self._sum_corrupt())):
-            new = total - self._counted[name]
-            if new > 0:
-                self._counters.increment(name, new)
-                self._counted[name] = total
-                self._unreported_records += new
+        for name, new in self.uncounted().items():
+            self._counters.increment(name, new)
+            self._counted[name] += new
+            self._unreported_records += new
+
+    def uncounted(self) -> dict[str, int]:
+        """Return what count() will count."""
+        totals = {"publish_lapped": self._sum_lapped(), "corrupt_records": self._sum_corrupt()}
+        return {name: total - self._counted[name] for name, total in totals.items() if total > self._counted[name]}
 
     def report(self) -> None:
         """Log what was lost since the last time, at most once a minute."""
@@ -81,11 +92,11 @@ class PublishLosses:
         self._unreported.clear()
         self._unreported_records = 0
 
-    def _count_dropped(self) -> None:
+    def _new_dropped(self) -> Counter[str]:
         new = Counter(self._batch.dropped)
         new.subtract(self._dropped)
         self._dropped = Counter(self._batch.dropped)
-        self.count_refused(+new)
+        return +new
 
     def _sum_lapped(self) -> int:
         return sum(reader.lapped_records for reader in self._readers.values()) + self._batch.unread

@@ -19,12 +19,16 @@ from typing import TypeVar
 
 from daemon import failpoints, log
 from daemon.config import Redis as RedisSettings
+from daemon.identity import RENEW_S, Owner, owner_of
 from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
 from daemon.rings import noticing_new_rings, ring_paths
 from daemon.sinks.background import BackgroundThread
-from daemon.sinks.host import Clock, Counters, DrainDeadline, Host, host_of
+from daemon.sinks.host import Clock, DrainDeadline, Host, host_of
 from daemon.sinks.publish_losses import PublishLosses
+from daemon.sinks.publisher_accounts import Accounts, Counters
 from daemon.sinks.publisher_interfaces import Batch, Link, Reader
+from daemon.sinks.publisher_journal import FILE as JOURNAL_FILE
+from daemon.sinks.publisher_journal import Journal
 from daemon.sinks.redis_errors import Reaction, reaction_to
 from daemon.sinks.redis_link import Cursor, RedisAway, RedisLink
 from daemon.supervision import process
@@ -59,7 +63,9 @@ class Publisher:
         host: Host,
         clock: Clock = time,
         jitter: Callable[[], float] = random.random,
+        journal: Journal | None = None,
     ) -> None:
+        """journal: without one, what a predecessor did not come to count stays uncounted."""
         self._readers = {reader.ring: reader for reader in readers}
         self._batch = batch
         self._link = link
@@ -75,10 +81,12 @@ class Publisher:
         self._retry_at = clock.monotonic()
         self._away_since: float | None = None
         self._next_batch_at = clock.monotonic()
+        self._renewal_due = clock.monotonic() + RENEW_S
         self._turn = 0
         self._drain_deadline: float | None = None
         self._published: dict[int, int] = {}  # last published seq of each ring, once it is known
-        self._losses = PublishLosses(self._readers, batch, counters, clock)
+        self._accounts = Accounts(self._readers, batch, counters, journal)
+        self._losses = PublishLosses(self._readers, batch, counters, clock, self._accounts)
         self._streams_ahead: set[int] = set()  # rings whose streams have later ids than the ring will give
         self._report_due = clock.monotonic()
         self._log = log.get()
@@ -96,9 +104,12 @@ class Publisher:
                     return False
                 if not self._is_connected:
                     self._connect_when_due()
+                elif not self._keep_owner():
+                    continue
                 elif self._gather():
                     self._publish()
                 elif self._host.stopping():
+                    self._give_up_owner()
                     return True
                 else:
                     self._wait_for_records()
@@ -128,6 +139,22 @@ class Publisher:
         self._is_connected = True
         self._counters.set("redis_connected", 1)
         self._go_on_behind(cursors)
+
+    def _keep_owner(self) -> bool:
+        """Renew our ownership of the server when it is time to; False if it is another's, or does not answer."""
+        if self._clock.monotonic() < self._renewal_due:
+            return True
+        self._renewal_due = self._clock.monotonic() + RENEW_S
+        try:
+            self._in_background(self._link.keep_owner)
+        except RedisAway as exc:
+            self._note_failure("redis_away", str(exc), exc.reaction)
+            return False
+        return True
+
+    def _give_up_owner(self) -> None:
+        with contextlib.suppress(RedisAway):
+            self._in_background(self._link.give_up_owner)
 
     def _note_failure(self, event: str, error: str, reaction: Reaction = Reaction.RETRY) -> None:
         """Count, log the first of a series, and draw the time of the next attempt: full jitter, or none of it."""
@@ -162,6 +189,10 @@ class Publisher:
             if ring in cursors and cursors[ring].epoch == reader.epoch
         }
         self._note_replaced(cursors)
+        for ring, reader in self._readers.items():
+            if ring not in cursors:  # it has forgotten everything, or never knew: then nothing is ahead of it
+                known[ring] = reader.first_seq - 1
+        self._published |= self._accounts.recall(cursors)
         if self._batch.records:
             self._settle_batch(known, cursors)
         for ring, seq in known.items():
@@ -177,7 +208,9 @@ class Publisher:
                 if ahead <= 0:
                     ahead = reader.seek_after(seq)  # how far the ring's own memory of us is ahead of Redis
                     self._published[ring] = seq + ahead
-                self._batch.resume(reader, seq, cursors[ring].last)
+                    if ring not in cursors and ahead <= 0:
+                        continue
+                self._batch.resume(reader, seq, cursors[ring].last if ring in cursors else {})
             if ahead > 0:  # a Redis that lost its last moments; the subscribers it had then have the messages
                 self._log.warning("redis_cursor_went_back", ring=ring, cursor_seq=seq, records=ahead)
 
@@ -207,7 +240,7 @@ class Publisher:
                 self._readers[ring].seek_after(self._published[ring])
             self._batch.clear()
             for ring in progress:
-                last = cursors[ring].last if ring in known else {}
+                last = cursors[ring].last if ring in known and ring in cursors else {}
                 self._batch.resume(self._readers[ring], self._published[ring], last)
 
     # ---- batches ---------------------------------------------------------------------------------------
@@ -219,6 +252,7 @@ class Publisher:
         """
         if self._batch.records:
             return self._batch.records
+        self._accounts.begin()
         limit = self._settings.batch_messages
         readers = list(self._readers.values())
         self._turn += 1
@@ -237,6 +271,7 @@ class Publisher:
         started = self._clock.monotonic()
         payload = self._batch.payload()
         commands = self._batch.commands
+        self._accounts.send(self._losses.uncounted())
         failpoints.reach("publisher.before_send")
         try:
             replies = self._in_background(lambda: self._link.send(payload, commands))
@@ -261,13 +296,12 @@ class Publisher:
     def _confirm(self) -> None:
         """The batch is published: count it and remember the positions."""
         now_ns = self._clock.time_ns()
+        self._accounts.confirm()
+        failpoints.reach("publisher.counted")
         for ring, (_, _, last) in self._batch.progress.items():
             self._readers[ring].commit()
             self._published[ring] = last
-        self._counters.increment("records_published", self._batch.messages)
-        self._counters.increment("publish_batches")
-        if self._batch.gap_entries:
-            self._counters.increment("stream_gaps", self._batch.gap_entries)
+        failpoints.reach("publisher.committed")
         self._batch.observe_ages(self._counters, AGE_HISTOGRAM, now_ns)
         self._batch.clear()
         if self._is_connected:
@@ -350,6 +384,8 @@ def run(
     host: Host,
     *,
     on_ready: Callable[[], object],
+    owner: Owner | None = None,
+    journal_path: Path | None = None,
 ) -> bool:
     """Be the publisher of the rings at *paths*; see `Publisher.run` for the result.
 
@@ -365,14 +401,16 @@ def run(
     )
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(contextlib.closing(LossyReader(path, CONSUMER))) for path in paths]
+        journal = None if journal_path is None else stack.enter_context(Journal(journal_path))
         on_ready()
         publisher = Publisher(
             readers=readers,
             batch=batch,
-            link=RedisLink(settings),
+            link=RedisLink(settings, owner),
             settings=settings,
             counters=counters,
             host=dataclasses.replace(host, wait=noticing_new_rings(host.wait, paths, readers)),
+            journal=journal,
         )
         return publisher.run()
 
@@ -380,7 +418,16 @@ def run(
 def main(child: process.Child) -> None:
     """Be the publisher process until asked to stop."""
     host = host_of(child, CONSUMER)
-    run(child.config.redis, ring_paths(child.data_dir), child.counters, host, on_ready=child.running)
+    owner = owner_of(child.data_dir)
+    run(
+        child.config.redis,
+        ring_paths(child.data_dir),
+        child.counters,
+        host,
+        on_ready=child.running,
+        owner=owner,
+        journal_path=child.data_dir / JOURNAL_FILE,
+    )
 
 
 if __name__ == "__main__":

@@ -71,6 +71,14 @@ class Batch(Protocol):
         """For each ring: epoch, first and last seq."""
 
     @property
+    def parts(self) -> Mapping[int, tuple[int, int, int, Mapping[str, int] | None]]:
+        """For each ring: epoch, first and last seq, messages by channel (None: some records are missing)."""
+
+    @property
+    def gaps(self) -> Mapping[int, tuple[int, int, int, int, Mapping[str, int] | None]]:
+        """For each ring with losses to be told: epoch, after, through, records or -1, messages by channel or None."""
+
+    @property
     def entries(self) -> int:
         """Messages added to streams."""
 
@@ -95,6 +103,11 @@ class Batch(Protocol):
     def resume(self, reader: Any, seq: int, last: Mapping[str, int], /, *, replaced_seq: int | None = None) -> None:
         """Take over what Redis says about a ring."""
 
+    def restore_gap(
+        self, reader: Any, after: int, through: int, records: int, missing: Mapping[str, int] | None, /
+    ) -> None:
+        """Tell what a predecessor has given up."""
+
     def tell_forgotten(self, reader: Any, seq: int, /) -> None:
         """Say that Redis has lost what lies between *seq* and the batch."""
 
@@ -112,13 +125,19 @@ class Batch(Protocol):
 
 
 class Link(Protocol):
-    """What `redis_link.RedisLink` offers to the publisher; connect() and send() raise RedisAway."""
+    """What `redis_link.RedisLink` offers to the publisher; all but close() raise RedisAway."""
 
     def connect(self, rings: Sequence[int], /) -> Mapping[int, Cursor]:
         """Connect and return the cursors."""
 
     def send(self, payload: memoryview, commands: int, /) -> TransactionReplies:
         """Send a transaction and return its replies."""
+
+    def keep_owner(self) -> None:
+        """Say that the server is still ours. Raises RedisAway."""
+
+    def give_up_owner(self) -> None:
+        """Let another have it. Raises RedisAway."""
 
     def close(self) -> None:
         """Disconnect."""

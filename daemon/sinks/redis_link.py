@@ -5,6 +5,7 @@ extended by one mode, in which `TransactionReplies` counts the replies and keeps
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +17,14 @@ from redis.retry import Retry
 from daemon import log
 from daemon.config import Redis as RedisSettings
 from daemon.errors import Retryable
+from daemon.identity import LEASE_S, Owner, refusal
 from daemon.sinks.redis_errors import Reaction, reaction_to, text_of
 from native_pipeline.redis_encoder import CURSOR_KEY, LAST_KEY
 from native_pipeline.redis_replies import TransactionReplies
 
 RECEIVE_BYTES = 1 << 16  # the replies to a full batch arrive in one or two reads
 CLIENT_NAME = "sise-publisher"
+OWNER_KEY = "published:owner"  # identity and place of the data directory that publishes here; expires by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,14 @@ class RedisAway(Retryable):
     def __init__(self, message: str, reaction: Reaction = Reaction.RETRY) -> None:
         super().__init__(message)
         self.reaction = reaction
+
+
+class RedisOwned(RedisAway):
+    """It takes the messages of another data directory at present, whose daemon was seen *age_s* ago."""
+
+    def __init__(self, message: str, age_s: int) -> None:
+        super().__init__(message, Reaction.WAIT)
+        self.age_s = age_s
 
 
 class TransactionParser(DefaultParser):  # type: ignore[misc, valid-type] # redis-py chooses a class at import
@@ -65,8 +76,10 @@ class TransactionParser(DefaultParser):  # type: ignore[misc, valid-type] # redi
 class RedisLink:
     """One connection, opened by connect() and given up at the first error."""
 
-    def __init__(self, settings: RedisSettings) -> None:
+    def __init__(self, settings: RedisSettings, owner: Owner | None = None) -> None:
+        """owner: the data directory that must own the server; None: whose it is does not matter."""
         self._settings = settings
+        self._owner = owner
         self._connection: Any = None  # redis-py's connection classes share no typed base
         self._parser: TransactionParser | None = None
 
@@ -80,12 +93,16 @@ class RedisLink:
         try:
             self._connection = self._new_connection()
             self._connection.connect()
+            self._take()
             self._call("WATCH", CURSOR_KEY)
             values = self._call("HMGET", CURSOR_KEY, *(f"ring-{ring}" for ring in rings))
             last = _parse_last(self._call("HGETALL", LAST_KEY))
         except (redis.RedisError, OSError) as exc:
             self.close()
             raise _away(exc) from exc
+        except RedisAway:
+            self.close()
+            raise
         cursors = {
             ring: _parse_cursor(value, last.get(str(ring), {})) for ring, value in zip(rings, values, strict=True)
         }
@@ -108,6 +125,42 @@ class RedisLink:
             raise _away(exc) from exc
         self._parser.expected = None
         return replies
+
+    def keep_owner(self) -> None:
+        """Say that our data directory still owns the server. Raises RedisAway: it is another's, or cannot be asked."""
+        try:
+            self._take()
+        except (redis.RedisError, OSError) as exc:
+            self.close()
+            raise _away(exc) from exc
+        except RedisAway:
+            self.close()
+            raise
+
+    def give_up_owner(self) -> None:
+        """Let another data directory have the server from now on. Raises RedisAway."""
+        try:
+            if self._owner is not None and self._call("GET", OWNER_KEY) == _name(self._owner):
+                self._call("DEL", OWNER_KEY)
+        except (redis.RedisError, OSError) as exc:
+            self.close()
+            raise _away(exc) from exc
+
+    def _take(self) -> None:
+        """Make the server ours, or keep it so. A full or read-only one refuses that: it also refuses messages."""
+        if self._owner is None:
+            return
+        ours = _name(self._owner)
+        found = self._call("GET", OWNER_KEY)
+        if found is None:
+            with suppress(redis.ResponseError):
+                self._call("SET", OWNER_KEY, ours, "NX", "EX", LEASE_S)
+            found = self._call("GET", OWNER_KEY) or ours
+        if found != ours:
+            age_s = LEASE_S - max(0, int(self._call("TTL", OWNER_KEY)))
+            place = found.partition(b" ")[2].decode(errors="replace")
+            raise RedisOwned(refusal("Redis", place, age_s, "redis.url"), age_s)
+        self._call("EXPIRE", OWNER_KEY, LEASE_S)
 
     def close(self) -> None:
         """Disconnect. From another thread this ends a connect() or send() that hangs."""
@@ -132,9 +185,13 @@ class RedisLink:
         self._parser = TransactionParser(socket_read_size)
         return self._parser
 
-    def _call(self, *words: str) -> Any:
+    def _call(self, *words: str | bytes | int) -> Any:
         self._connection.send_command(*words)
         return self._connection.read_response()
+
+
+def _name(owner: Owner) -> bytes:
+    return f"{owner.identity} {owner.place}".encode()
 
 
 def _away(error: Exception) -> RedisAway:

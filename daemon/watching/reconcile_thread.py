@@ -1,12 +1,13 @@
 """Asks the database and Redis for the counts that `reconcile` compares, in a thread of the monitor.
 
-A connection lives for one look and reads one snapshot of a few minutes, each statement within its timeout: nothing
-stays open on the server, and the memory is that of the symbols of one minute.
+A connection lives for one look at most and reads a snapshot of a few minutes, each statement within its timeout:
+nothing stays open on the server, and the memory is that of the symbols of one minute.
 """
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from daemon.config import Config
 from daemon.errors import first_line
 from daemon.sinks.count_queries import Checkpoint, read_checkpoints, read_counts, read_published, unpublished_rings
 from daemon.sinks.counts import Difference, Window, compare, time_of
+from daemon.sinks.counts_digests import Digest, DigestReader, read_digests
 from daemon.sinks.in_flight import InFlight, read_in_flight, unsettled_from
 from daemon.supervision.directory_lock import write_atomically
 from daemon.watching.reconcile import Counter, Measurement, Reconciler, Unavailable
@@ -31,6 +33,7 @@ JOIN_S = 1.0
 REPLAYED = """
 SELECT now(), count(*) FROM quarantine WHERE replayed_at > coalesce(%s, now()) AND replayed_at <= now()"""
 MINUTE_S = 60
+NEVER = 1 << 40  # a minute that does not come
 
 
 class Servers:
@@ -51,16 +54,38 @@ class Servers:
 
     def measure(self, minutes: Sequence[int]) -> Measurement:
         """Return the differences in *minutes*. Raises Unavailable: the database does not answer."""
+        with self._connected() as connection:
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.read_only = True
+            return self._compare(connection, minutes)
+
+    @contextmanager
+    def digests(self) -> Iterator[DigestReader]:
+        """What minutes look like that were compared before, while the block lasts. Raises Unavailable, as measure()."""
+        address, timeout_s = self._config.redis.url, self._config.redis.timeout_s
+        with self._connected() as connection, redis.Redis.from_url(address, socket_timeout=timeout_s) as client:
+            connection.autocommit = True
+            yield DigestReader(
+                connection,
+                client,
+                statement_timeout_s=self._config.reconcile.statement_timeout_s,
+                published_from=self._published_from(),
+            )
+
+    @contextmanager
+    def _connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         try:
             with psycopg.connect(self._address, prepare_threshold=None) as connection:
                 self._connection = connection
-                connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-                connection.read_only = True
-                return self._compare(connection, minutes)
+                yield connection
         except psycopg.Error as exc:
             raise Unavailable(f"the database does not answer: {exc.sqlstate or type(exc).__name__}") from exc
         finally:
             self._connection = None
+
+    def _published_from(self) -> int:
+        """First minute that Redis still counts."""
+        return int(self._clock() // MINUTE_S) - self._config.redis.minute_counts_kept_h * 60 + 1
 
     def cancel(self) -> None:
         """End a running statement, from another thread."""
@@ -77,6 +102,7 @@ class Servers:
         checkpoints = read_checkpoints(connection, start)
         unsettled = unsettled_from(checkpoints, in_flight)
         differences: list[Difference] = []
+        digests: dict[int, Digest] = {}
         unpublished = ""
         with redis.Redis.from_url(self._config.redis.url, socket_timeout=self._config.redis.timeout_s) as client:
             try:
@@ -86,19 +112,22 @@ class Servers:
                 unpublished = f"Redis does not answer: {type(exc).__name__}"
             for minute in minutes:
                 try:
-                    found = self._compare_minute(
+                    found, digest = self._compare_minute(
                         connection, None if unpublished else client, checkpoints, unsettled, minute
                     )
                 except redis.RedisError as exc:
                     unpublished = f"Redis does not answer: {type(exc).__name__}"
-                    found = self._compare_minute(connection, None, checkpoints, unsettled, minute)
+                    found, digest = self._compare_minute(connection, None, checkpoints, unsettled, minute)
                 differences += found
+                if digest is not None:
+                    digests[minute] = digest
         return Measurement(
             differences,
             unsettled_from=unsettled,
             on_the_way=_on_the_way(checkpoints, in_flight),
             unpublished=unpublished,
             replayed=self._count_replayed(connection),
+            digests=digests,
         )
 
     def _compare_minute(
@@ -108,15 +137,17 @@ class Servers:
         checkpoints: Sequence[Checkpoint],
         unsettled: int | None,
         minute: int,
-    ) -> list[Difference]:
+    ) -> tuple[list[Difference], Digest | None]:
+        """Return the differences in *minute*; without any, its digest too, unless there is more to come."""
         counts = read_counts(connection, checkpoints, minute, minute + 1)
+        published_from = NEVER if client is None else self._published_from()
+        # Before its counts are read: what is published in between changes the digest.
+        digest = read_digests(connection, client, minute, minute + 1, published_from=published_from)[minute]
         published = {} if client is None else read_published(client, [minute])
-        now = int(self._clock() // MINUTE_S)
-        published_from = now + 1_000_000 if client is None else now - self._config.redis.minute_counts_kept_h * 60 + 1
         growing_from = int((self._clock() - self._config.reconcile.settle_s) // MINUTE_S)
         if unsettled is not None:
             growing_from = min(growing_from, unsettled)
-        return list(
+        found = list(
             compare(
                 Window(
                     counts.received,
@@ -131,6 +162,8 @@ class Servers:
                 )
             )
         )
+        is_final = not found and not counts.open and not counts.waiting and minute < growing_from and client is not None
+        return found, digest if is_final else None
 
     def _count_replayed(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int:
         row = connection.execute(REPLAYED, [self._replayed_until]).fetchone()
@@ -161,6 +194,7 @@ class ReconcileThread:
             settle_s=settings.settle_s,
             interval_s=settings.interval_s,
             clock=time.time,
+            open_source=self._servers.digests,
         )
         self._path = data_dir / FILE
         self._log = logger

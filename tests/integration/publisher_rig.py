@@ -16,6 +16,7 @@ from daemon.config import Redis as RedisSettings
 from daemon.embedded import EmbeddedRedis
 from daemon.sinks.host import Host
 from daemon.sinks.publisher import Publisher
+from daemon.sinks.publisher_journal import Journal
 from daemon.sinks.redis_link import RedisLink
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.redis_encoder import PublishBatch
@@ -115,6 +116,7 @@ class Rig:
     def publisher(self, url: str, link: type[RedisLink] = RedisLink, **settings: Any) -> Iterator[Publisher]:
         """A publisher that runs in a thread until the block ends, and then drains."""
         reader = LossyReader(self.ring_path, "publisher")
+        journal = Journal(self.directory / "publisher.journal")
         chosen = RedisSettings(**{"url": url, "retry_max_s": 0.05, "flush_interval_ms": 1, **settings})
         publisher = Publisher(
             readers=[reader],
@@ -129,6 +131,7 @@ class Rig:
             settings=chosen,
             counters=self.counters,
             host=self.host(),
+            journal=journal,
         )
         self.stop.clear()
         failure: list[BaseException] = []
@@ -148,6 +151,7 @@ class Rig:
             thread.join(TIMEOUT_S)
             assert not thread.is_alive()
             reader.close()
+            journal.__exit__()
         if failure:
             raise failure[0]
 

@@ -169,7 +169,7 @@ def test_a_ring_that_ran_full_leaves_an_entry_about_exactly_what_is_missing(
 
 
 @pytest.mark.requirement("F56", "F57", "CH-PROC-01")
-def test_a_publisher_that_dies_while_it_gives_messages_up_leaves_a_gap_without_counts(
+def test_a_publisher_that_dies_while_it_gives_messages_up_leaves_a_gap_with_its_counts(
     tmp_path: Path, own_redis: RedisFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = Rig(tmp_path / "rig", capacity_bytes=2 << 20)
@@ -196,9 +196,9 @@ def test_a_publisher_that_dies_while_it_gives_messages_up_leaves_a_gap_without_c
     found = entries(server.url)
     published = seqs_of(found)
     (gap,) = [json.loads(fields["gap"]) for _, fields in found if "gap" in fields]
-    assert gap["reason"] == "unknown to Redis"
-    assert gap["missing"] is None
-    assert gap["records"] == len(seqs) - len(published) > 0
+    assert gap["reason"] == "dropped"
+    assert gap["missing"] == gap["records"] == len(seqs) - len(published) > 0
+    assert rig.counters.get("records_dropped_on_redis") == gap["records"]
     assert published == [seq for seq in seqs if not gap["after_seq"] < seq <= gap["through_seq"]]
     assert counted(server.url) == {"ticker.kr": len(published)}
     rig.writer.close()

@@ -92,3 +92,36 @@ def test_a_loss_that_the_publisher_told_is_told_once(rig: Rig, redis_url: str, c
     assert {kind for kind, _ in rest} == {"message"}
     assert first[1]["records"] + len(rest) + 1 == len(seqs)
     small.writer.close()
+
+
+@pytest.mark.requirement("F57")
+def test_what_the_publisher_itself_trimmed_while_a_consumer_was_away_is_a_gap(
+    rig: Rig, redis_url: str, client: Any
+) -> None:
+    seqs = publish(rig, redis_url, *[Trade()] * 10)
+    reader = reader_of(client)
+    list(reader.read(count=2))
+    with rig.publisher(redis_url, streams=("all",), stream_maxlen=100):
+        seqs += rig.put(*[Trade()] * 3000)
+
+    [(kind, gap), *rest] = list(reader.read(count=100_000))
+
+    assert (kind, gap["reason"], gap["after_seq"]) == ("gap", "trimmed", seqs[1])
+    assert {kind for kind, _ in rest} == {"message"}
+    assert [content["seq"] for _, content in rest] == [seq for seq in seqs if seq > gap["through_seq"]]
+    assert 100 <= len(rest) < 400
+
+
+@pytest.mark.requirement("F56", "F57")
+def test_a_stream_that_redis_lost_is_a_gap_for_who_had_not_read_it(rig: Rig, redis_url: str, client: Any) -> None:
+    seqs = publish(rig, redis_url, *[Trade()] * 10)
+    reader = reader_of(client)
+    list(reader.read(count=2))
+    client.flushall()
+    seqs += publish(rig, redis_url, Trade())
+
+    found = list(reader.read())
+
+    assert [kind for kind, _ in found] == ["gap", "message"]
+    assert (found[0][1]["after_seq"], found[0][1]["through_seq"]) == (seqs[1], seqs[9])
+    assert found[1][1]["seq"] == seqs[10]

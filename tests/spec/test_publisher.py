@@ -39,6 +39,9 @@ class FakeCounters:
     def set(self, name: str, value: int, /) -> None:
         self.values[name] = value
 
+    def get(self, name: str, /) -> int:
+        return self.values.get(name, 0)
+
 
 class FakeReader:
     """A ring of seqs that are waiting."""
@@ -80,6 +83,13 @@ class FakeBatch:
         self.dropped: Counter[str] = Counter()
         self.resumed: list[tuple[int, int]] = []
         self.forgotten: list[tuple[int, int]] = []
+        self.parts: dict[int, tuple[int, int, int, dict[str, int] | None]] = {}
+        self.gaps: dict[int, tuple[int, int, int, int, dict[str, int] | None]] = {}
+
+    def restore_gap(
+        self, reader: FakeReader, after: int, through: int, records: int, missing: Mapping[str, int] | None, /
+    ) -> None:
+        raise AssertionError("there is no journal")
 
     def skip_from(self, reader: FakeReader, max_records: int, /) -> int:
         skipped = min(max_records, reader.end_seq - reader.next_seq)
@@ -158,6 +168,12 @@ class FakeLink:
         if isinstance(answer, Exception):
             raise answer
         return replies(answer)
+
+    def keep_owner(self) -> None:
+        pass
+
+    def give_up_owner(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

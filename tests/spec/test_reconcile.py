@@ -1,10 +1,12 @@
 """What the monitor compares when, and when it raises alarm."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import pytest
 
 from daemon.sinks.counts import Difference, Key
+from daemon.sinks.counts_digests import Digest
 from daemon.watching.reconcile import (
     AGAIN_MINUTES,
     CATCH_UP_MINUTES,
@@ -16,6 +18,7 @@ from daemon.watching.reconcile import (
     Unavailable,
     conditions_of,
 )
+from daemon.watching.reconcile_sweep import ROWS_AT_ONCE
 
 pytestmark = pytest.mark.requirement("E2E-OBS-01")
 
@@ -34,6 +37,29 @@ class Servers:
         self.replayed = 0
         self.is_away = False
         self.asked: list[list[int]] = []
+        self.read_again: list[tuple[int, int]] = []
+        self.rows = 0  # of each minute that has a digest; 0: none has one
+        self.seen: dict[int, int] = {}  # digests that are not 0
+        self.removed = 0
+        self.seconds_per_row = 0.0
+        self.seconds = 0.0
+
+    def digest(self, minute: int) -> Digest:
+        return Digest(self.rows, frozenset({("market_ticks", self.rows, self.seen.get(minute, 0))}), 0)
+
+    @contextmanager
+    def digests(self) -> Iterator["Servers"]:
+        if self.is_away:
+            raise Unavailable("the database does not answer: 08006")
+        yield self
+
+    def changes(self) -> tuple[int, ...]:
+        return (self.removed,)
+
+    def read(self, first: int, behind: int) -> Mapping[int, Digest]:
+        self.read_again.append((first, behind))
+        self.seconds += self.seconds_per_row * self.rows * (behind - first)
+        return {minute: self.digest(minute) for minute in range(first, behind)}
 
     def measure(self, minutes: Sequence[int]) -> Measurement:
         self.asked.append(list(minutes))
@@ -45,6 +71,7 @@ class Servers:
             on_the_way="" if self.unsettled_from is None else "3 spill files are not stored yet",
             unpublished=self.unpublished,
             replayed=self.replayed,
+            digests={minute: self.digest(minute) for minute in minutes if self.rows},
         )
 
 
@@ -56,8 +83,9 @@ class Bench:
         self.servers = Servers()
         self.counts: dict[str, int] = {}
         self.reconciler = Reconciler(
-            self.servers.measure, self, settle_s=SETTLE_S, interval_s=INTERVAL_S, clock=lambda: self.now_s
-        )
+            self.servers.measure, self, settle_s=SETTLE_S, interval_s=INTERVAL_S, clock=lambda: self.now_s,
+            open_source=self.servers.digests, timer=lambda: self.servers.seconds,
+        )  # fmt: skip
 
     def increment(self, name: str, n: int = 1) -> None:
         self.counts[name] = self.counts.get(name, 0) + n
@@ -206,6 +234,114 @@ def test_a_publisher_that_is_behind_holds_up_only_the_comparison_with_redis(benc
 
     assert set(range(START, START + 12)) <= {minute for minutes in bench.servers.asked for minute in minutes}
     assert bench.counts["minutes_reconciled"] == 13
+
+
+def settle(bench: Bench, minutes: int) -> None:
+    """Let time pass in which all is equal, until every minute has a digest."""
+    bench.servers.rows = bench.servers.rows or 1000
+    for _ in range(minutes):
+        bench.look(after_s=60)
+    bench.servers.asked.clear()
+    bench.servers.read_again.clear()
+
+
+def test_what_was_found_equal_is_not_counted_again_while_its_digest_is_the_same(bench: Bench) -> None:
+    settle(bench, 100)
+
+    for _ in range(5):
+        bench.look(after_s=60)
+
+    assert [len(minutes) for minutes in bench.servers.asked] == [1] * 5
+    for _ in range(2):  # every minute of the hour was read in every look
+        bench.servers.read_again.clear()
+        bench.look(after_s=60)
+        read = {minute for first, behind in bench.servers.read_again for minute in range(first, behind)}
+        assert read >= set(range(START + 45, START + 105))
+
+
+@pytest.mark.parametrize("ago", [2, 31, 59, 90])
+def test_a_row_that_is_doubled_or_removed_in_any_minute_is_told_after_the_next_look(bench: Bench, ago: int) -> None:
+    settle(bench, 150)
+    changed = START + 150 - ago
+    bench.servers.seen[changed] = 77
+    bench.servers.differences = [difference(changed)]
+
+    assert bench.look(after_s=60) == CONFIRM_S
+    bench.look(after_s=CONFIRM_S)
+
+    (condition,) = bench.reconciler.conditions()
+    assert "kr 005930 trade" in condition.message
+    assert bench.counts["reconcile_differences"] == 1
+
+    bench.servers.differences = []  # put back
+    for _ in range(40):
+        bench.look(after_s=60)
+    assert bench.reconciler.conditions() == ()
+    bench.servers.asked.clear()
+    bench.look(after_s=60)
+    assert len(bench.servers.asked[-1]) == 1  # the minute has a digest again
+
+
+def test_a_change_that_leaves_the_counts_equal_is_compared_once_and_then_known(bench: Bench) -> None:
+    settle(bench, 100)
+    bench.servers.seen[START + 70] = 5
+
+    bench.look(after_s=60)
+    assert START + 70 in bench.servers.asked[-1]
+    bench.look(after_s=60)
+
+    assert START + 70 not in bench.servers.asked[-1]
+    assert bench.reconciler.conditions() == ()
+
+
+def test_at_full_rate_what_a_look_costs_is_bounded_and_a_round_takes_longer(bench: Bench) -> None:
+    bench.servers.rows = 3 * ROWS_AT_ONCE
+    settle(bench, 200)
+    bench.servers.seconds_per_row = 1.25 / 3_000_000  # as measured
+
+    looks = 0
+    read: set[int] = set()
+    while not read >= set(range(START + 142, START + 199)):
+        spent = bench.servers.seconds
+        bench.look(after_s=60)
+        assert bench.servers.seconds - spent < 0.1 * INTERVAL_S + 2 * 1.25
+        read |= {minute for first, behind in bench.servers.read_again for minute in range(first, behind)}
+        looks += 1
+
+    assert looks <= 16
+
+
+def test_when_the_server_says_that_rows_were_removed_the_hour_is_read_at_once(bench: Bench) -> None:
+    bench.servers.rows = 3 * ROWS_AT_ONCE
+    settle(bench, 200)
+    bench.servers.seconds_per_row = 0.3 / 3_000_000
+    removed = START + 200 - 57
+    bench.servers.seen[removed] = 77
+    bench.servers.differences = [difference(removed)]
+    bench.servers.removed = 1
+
+    bench.look(after_s=60)
+    bench.look(after_s=CONFIRM_S)
+
+    assert len(bench.reconciler.conditions()) == 1
+    spent = bench.servers.seconds
+    bench.look(after_s=60)
+    assert bench.servers.seconds - spent < 0.1 * INTERVAL_S + 1.0  # once
+
+
+def test_digests_that_cannot_be_read_do_not_hold_up_the_comparison(bench: Bench) -> None:
+    settle(bench, 10)
+
+    def fail(first: int, behind: int) -> Mapping[int, Digest]:
+        raise Unavailable("the database does not answer: 57014")
+
+    bench.servers.read = fail  # type: ignore[method-assign]
+    bench.look(after_s=60)
+
+    assert bench.servers.asked[-1][-1] == START + 10
+    assert bench.reconciler.state().waiting == (
+        "earlier minutes cannot be read again: the database does not answer: 57014"
+    )
 
 
 def test_what_is_remembered_and_told_is_bounded(bench: Bench) -> None:
