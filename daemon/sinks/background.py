@@ -44,7 +44,12 @@ class BackgroundThread:
         value, error = self._outcome
         self._outcome = None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame, and by way of the action's frames perhaps a whole segment: one that is
+                # held from here in turn would live until the collector comes by, while one a second is added.
+                del error
         return value
 
     def close(self, last: Callable[[], Any], timeout_s: float) -> bool:

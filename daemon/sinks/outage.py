@@ -15,6 +15,7 @@ import psycopg
 from daemon import log
 from daemon.alerts import Alerts
 from daemon.config import Spill as SpillSettings
+from daemon.sinks import free_memory
 from daemon.sinks.errands import Errands
 from daemon.sinks.host import Clock, Counters, Host
 from daemon.sinks.recovery import RecoveryThread, Registrar
@@ -190,6 +191,9 @@ class Outage:
             self._parts.alerts.send(level, code, message, subject=subject)
             if code in ("spill_recovered", "spilled_batch_lost"):
                 self._is_announced = False
+            if code == "spill_recovered" and self.state is State.LIVE:
+                self._parts.spiller.forget()
+                free_memory.trim()
 
     def _is_time(self, lags: Sequence[float]) -> bool:
         """Whether a segment is full, old enough, or a ring in need of room. Blocked: only the time counts."""
@@ -233,6 +237,7 @@ class Outage:
         if following is None:
             raise AssertionError(f"{event.name} cannot happen while {self.state.name}")
         if self.state is State.BLOCKED and following is not State.BLOCKED:
-            self._log.info("spilling_again")
+            if following is State.SPILLING:
+                self._log.info("spilling_again")
             self._parts.alerts.send("INFO", "spill_impossible_ended", "records no longer have to stay in the rings")
         self.state = following

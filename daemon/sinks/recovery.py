@@ -21,6 +21,7 @@ from daemon.failpoints import reach
 from daemon.sinks import isolation
 from daemon.sinks.database import Batch, Claim, FailureKind, Fenced, Isolated, Ring, classify
 from daemon.sinks.host import Counters
+from daemon.sinks.put_aside import Aside
 from daemon.sinks.segment import Range, SegmentDamaged
 from daemon.sinks.spill import SpillDirectory, SpillFile
 from daemon.sinks.spill_ledger import (
@@ -30,6 +31,7 @@ from daemon.sinks.spill_ledger import (
     LostBatches,
     NoRows,
     RegisterClaim,
+    RegisterPassed,
     SegmentClaim,
     WaitingBatches,
 )
@@ -53,6 +55,9 @@ class Store(Protocol):
 
     def store_missing(self, block: RecordBlock, claim: Claim, /) -> Isolated:
         """Store what is not there yet of the rows that the server takes."""
+
+    def store_put_aside(self) -> Aside:
+        """Store what was put aside, as far as that is possible now."""
 
     def cancel(self) -> None:
         """End a running statement, from another thread."""
@@ -194,6 +199,7 @@ class Replayer:
         self._database.store(NoRows(), waiting)  # before the look at the files: what has one now cannot seem lost
         files = self._directory.files()
         known = ask(self._database, [file.header.batch for file in files])
+        known |= self._register_passed([file for file in files if file.header.batch not in known])
         stored = records = unregistered = 0
         for file in files:
             if is_stopping():
@@ -212,6 +218,24 @@ class Replayer:
             after_each(file)
         unreadable = self._tell_unreadable()
         return Pass(stored, records, self._note_lost(waiting.found), unregistered, is_complete=not unreadable)
+
+    def _register_passed(self, strangers: Sequence[SpillFile]) -> dict[uuid.UUID, Known]:
+        """Of the files that nobody has registered, register those that were away while their rings went on."""
+        if not strangers:
+            return {}
+        claim = RegisterPassed([file.header for file in strangers])
+        self._database.store(NoRows(), claim)
+        if claim.registered:
+            self._log.info("spill_files_found", files=len(claim.registered))
+        return ask(self._database, [file.header.batch for file in strangers])
+
+    def store_put_aside(self) -> bool:
+        """Store the late rows that live batches have put aside; False if some still have to wait. psycopg.Error."""
+        aside = self._database.store_put_aside()
+        if aside.stored:
+            self._log.info("rows_put_aside_stored", rows=aside.stored)
+        isolation.report(Isolated(len(aside.refused), reasons=aside.refused), self._counters, self._alerts)
+        return not aside.is_waiting
 
     def show_size(self) -> None:
         """Set the gauges."""
@@ -345,6 +369,7 @@ class RecoveryThread:
         self._told_records = 0  # stored when all was drained the last time
         self._began_s = 0.0
         self._is_interrupted = False
+        self._has_put_aside = True  # perhaps, until it was looked
         self._log = log.get()
 
     def start(self) -> None:
@@ -356,6 +381,11 @@ class RecoveryThread:
         self._allowed = is_allowed
         if is_allowed:
             self._wake.set()
+
+    def store_put_aside(self) -> None:
+        """Say that a live batch has put late rows aside."""
+        self._has_put_aside = True
+        self._wake.set()
 
     def news(self) -> list[News]:
         """Return what there is to tell since the last call. Raises what ended the thread."""
@@ -391,6 +421,7 @@ class RecoveryThread:
         self._began_s = self._began_s or time.monotonic()
         try:
             done = self._replayer.replay(is_stopping=self._is_to_stop, after_each=self._give_way)
+            self._store_put_aside()
         except psycopg.Error as exc:
             if not self._is_interrupted and not self._stop.is_set():  # once, not each time that it is tried again
                 self._is_interrupted = True
@@ -410,6 +441,18 @@ class RecoveryThread:
             return self._again_s
         return self._note_drained(done)
 
+    def _store_put_aside(self) -> None:
+        """Behind the files: these may hold up everything for as long as they like."""
+        if self._has_put_aside and not self._is_to_stop():
+            self._has_put_aside = False  # before the look: more may come meanwhile
+            try:
+                is_done = self._replayer.store_put_aside()
+            except psycopg.Error:
+                self._has_put_aside = True
+                raise
+            if not is_done:
+                self._has_put_aside = True
+
     def _note_drained(self, done: Pass) -> float:
         self._database.close()  # until there is something to do again
         records = self._replayer.records - self._told_records
@@ -419,7 +462,7 @@ class RecoveryThread:
             self._alerts.send("INFO", "spill_recovered", f"{records} spilled records stored in {took_s:.1f} s")
             self._told_records = self._replayer.records
         self._began_s = 0.0
-        return self._every_s
+        return self._again_s if self._has_put_aside else self._every_s
 
     def _is_to_stop(self) -> bool:
         return self._stop.is_set() or not self._allowed

@@ -65,6 +65,7 @@ class SpillDirectory:
         self._headers: dict[str, Header] = {}
         self._unsynced = ""  # name of the file that is being made durable: nobody else may see it yet
         self._unreadable: dict[str, str] = {}  # name of a file, or of the directory -> why
+        self._strangers: set[str] = set()  # names that we would not give
         self._log = log.get()
 
     def open(self) -> list[SpillFile]:
@@ -78,6 +79,7 @@ class SpillDirectory:
     def files(self) -> list[SpillFile]:
         """Return the whole files, oldest first; a damaged one is moved aside and reported, an unreadable one left."""
         found = []
+        self._note_strangers()
         for path in self._readable_paths():
             header = self._header_of(path)
             if header is not None:
@@ -169,9 +171,18 @@ class SpillDirectory:
             self._unreadable[self.path.name] = str(exc)
             return []
         self._unreadable.pop(self.path.name, None)
-        for name in self._unreadable.keys() - {path.name for path in found}:
+        for name in self._unreadable.keys() - {path.name for path in found} - self._strangers:
             self._unreadable.pop(name, None)
         return found
+
+    def _note_strangers(self) -> None:
+        """A renamed file, or a copy: whoever put it here expects it to be stored."""
+        found = {path.name for path in self.path.glob(f"*{SUFFIX}") if NAME.fullmatch(path.name) is None}
+        for name in self._strangers - found:
+            self._unreadable.pop(name, None)
+        self._strangers = found
+        for name in found:
+            self._note_unreadable(self.path / name, SegmentError("its name is not batch_TIME_UUID.spill, as it was"))
 
     def _note_unreadable(self, path: Path, reason: Exception) -> None:
         """Once for each file: it is tried again all the time."""
@@ -202,12 +213,14 @@ class SpillDirectory:
         _, used = self.size()
         if self._quota_bytes and used + size_bytes > self._quota_bytes:
             raise CannotSpill(
-                f"{self.path}: {used // MIB} MiB are spilled, the quota is {self._quota_bytes // MIB} MiB"
+                f"{self.path}: {used / MIB:,.1f} MiB are spilled, "
+                f"spill.quota_gb allows {self._quota_bytes / MIB:,.1f} MiB"
             )
         free = self._free_bytes(self.path)
         if free - size_bytes < self._min_free_bytes:
             raise CannotSpill(
-                f"{self.path}: {free // MIB} MiB are free, {self._min_free_bytes // MIB} MiB must stay so"
+                f"{self.path}: {free // MIB:,} MiB are free, "
+                f"spill.min_free_mb keeps {self._min_free_bytes // MIB:,} MiB so"
             )
 
     def _next_time(self) -> str:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import psycopg
 
 from daemon import log
-from daemon.sinks.database import ADD_GAPS, NEWEST_RECEIPT
+from daemon.sinks.database import ADD_GAPS, EXTEND_GAPS, NEWEST_RECEIPT
 from daemon.sinks.schema import over_market_tables
 from daemon.sinks.segment import Header, Range
 
@@ -74,12 +74,17 @@ class RegisterClaim:
     def __init__(self, headers: Sequence[Header]) -> None:
         self._headers = headers
         self.missing = 0  # records between a cursor and the batch behind it, which no file has
+        self._reached: dict[Ring, datetime] = {}  # receipt of the newest record of each ring in the batches before
 
     def take(self, connection: Connection) -> bool:
         """Register what is not registered yet."""
         self.missing = 0
+        self._reached = {}
         for header in self._headers:
             self._register(connection, header)
+            for one in header.ranges:
+                if one.last_recv_ns:
+                    self._reached[one.ring, one.epoch] = _moment(one.last_recv_ns)
         return True
 
     def is_taken(self, connection: Connection) -> bool:
@@ -95,19 +100,7 @@ class RegisterClaim:
         # its moved cursor alone would look as if the batch itself had been stored.
         if connection.execute(BATCH_IS_KNOWN, [header.batch]).fetchone() is not None:
             return
-        connection.execute(
-            REGISTER,
-            [
-                header.batch,
-                [one.ring for one in header.ranges],
-                [one.epoch for one in header.ranges],
-                after_seqs,
-                [one.through_seq for one in header.ranges],
-                header.records,
-                _moment(min(one.first_recv_ns for one in header.ranges)),
-                _moment(max(one.last_recv_ns for one in header.ranges)),
-            ],
-        )
+        connection.execute(REGISTER, _facts(header, after_seqs))
         for after, one in zip(after_seqs, header.ranges, strict=True):
             if after < one.through_seq:
                 connection.execute(MOVE_CURSOR, [one.through_seq, one.ring, one.epoch])
@@ -135,10 +128,50 @@ class RegisterClaim:
         log.get().critical(
             "records_missing_before_spill", ring=one.ring, epoch=one.epoch, after_seq=cursor, missing=missing
         )
-        values = {"ring": one.ring, "updated_at": updated_at, "reason": "ring lapped"}
+        values = {"ring": one.ring, "updated_at": updated_at, "reason": "missing before spill file"}
         row = connection.execute(NEWEST_RECEIPT, values).fetchone()
         assert row is not None
-        connection.execute(ADD_GAPS, {**values, "started": row[0]})
+        started = row[0]
+        assert isinstance(started, datetime)
+        started = max(started, self._reached.get((one.ring, one.epoch), started))
+        # The stream is whole again with the first record of this file, however long ago that was. A clock that went
+        # backwards, or a batch without records, does not tell: until now, then.
+        ended = _moment(one.first_recv_ns)
+        bounds = {**values, "started": started, "ended": ended if ended > started else None}
+        connection.execute(EXTEND_GAPS, bounds)  # one of a file before it that began at the same moment
+        connection.execute(ADD_GAPS, bounds)
+
+
+class RegisterPassed:
+    """Registers those batches that the cursors are beyond already, and moves none. For `Database.store`, without rows.
+
+    Such a file was out of reach when its rings went on (moved away and put back, copied from a backup): whether its
+    rows are there, only the rows themselves can tell. Any process may do this beside the writer.
+    """
+
+    part: ClassVar[str] = "registration"
+
+    def __init__(self, headers: Sequence[Header]) -> None:
+        self._headers = headers
+        self.registered: set[uuid.UUID] = set()
+
+    def take(self, connection: Connection) -> bool:
+        """Register them."""
+        self.registered = set()
+        cursors = Cursors()
+        cursors.take(connection)  # before the question whether a batch is known: what has moved them has registered it
+        for header in self._headers:
+            after_seqs = [cursors.found.get((one.ring, one.epoch), -1) for one in header.ranges]
+            if any(after < one.through_seq for after, one in zip(after_seqs, header.ranges, strict=True)):
+                continue
+            if connection.execute(BATCH_IS_KNOWN, [header.batch]).fetchone() is None:
+                connection.execute(REGISTER + " ON CONFLICT DO NOTHING", _facts(header, after_seqs))
+                self.registered.add(header.batch)
+        return True
+
+    def is_taken(self, connection: Connection) -> bool:
+        """What is registered is not registered again: try again."""
+        return False
 
 
 class SegmentClaim:
@@ -257,6 +290,20 @@ class NoRows:
     def block(self, table: str, /) -> memoryview:
         """Never called."""
         raise KeyError(table)
+
+
+def _facts(header: Header, after_seqs: list[int]) -> list[object]:
+    """Return the columns of `REGISTER`."""
+    return [
+        header.batch,
+        [one.ring for one in header.ranges],
+        [one.epoch for one in header.ranges],
+        after_seqs,
+        [one.through_seq for one in header.ranges],
+        header.records,
+        _moment(min(one.first_recv_ns for one in header.ranges)),
+        _moment(max(one.last_recv_ns for one in header.ranges)),
+    ]
 
 
 def _moment(time_ns: int) -> datetime:

@@ -101,10 +101,14 @@ class Taken:
 class Spiller:
     """Copies records for one segment at a time."""
 
-    def __init__(self, readers: Sequence[Reader], *, segment_bytes: int, block: Block | None = None) -> None:
+    def __init__(self, readers: Sequence[Reader], *, segment_bytes: int) -> None:
         self._readers = readers
         self._segment_bytes = segment_bytes
-        self._block: Block = RecordBlock() if block is None else block
+        self._block: Block = RecordBlock()
+
+    def forget(self) -> None:
+        """Free what the last segment was copied into."""
+        self._block = RecordBlock()
 
     def is_full(self) -> bool:
         """Whether a whole segment waits in the rings."""

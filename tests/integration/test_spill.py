@@ -18,9 +18,9 @@ from daemon.sinks.isolation import new_batch
 from daemon.sinks.recover_now import recover
 from daemon.sinks.recovery import Replayer
 from daemon.sinks.spill import DIRECTORY, SpillDirectory
-from tests.integration import test_writer
+from tests.integration import writer_rig
 from tests.integration.cutting_proxy import CuttingProxy
-from tests.integration.test_writer import (
+from tests.integration.writer_rig import (
     CHILD,
     MARKET_TABLES,
     MIXTURE,
@@ -36,7 +36,7 @@ from tests.integration.test_writer import (
     wait_until,
 )
 
-make_rings = test_writer.make_rings
+make_rings = writer_rig.make_rings
 Servers = Callable[[], EmbeddedPostgres]
 WAITING = "SELECT count(*) FROM spilled_batches WHERE stored_at IS NULL"
 

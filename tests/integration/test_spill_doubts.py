@@ -13,9 +13,10 @@ import pytest
 
 from daemon.config import Spill
 from daemon.embedded import EmbeddedPostgres
+from daemon.sinks import segment
 from daemon.sinks.spill import DIRECTORY
 from tests.integration.cutting_proxy import CuttingProxy
-from tests.integration.test_writer import (
+from tests.integration.writer_rig import (
     Rings,
     RunningWriter,
     drain,
@@ -79,6 +80,35 @@ def test_files_that_were_away_for_a_time_are_stored_when_they_are_there_again(
     total = 6_000 + 500 * len(busy)
     assert stored(server.dsn) == (total, total)
     assert spilled_files(rings) == []
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_a_file_that_is_gone_before_it_was_registered_is_counted_and_a_gap_of_its_stream(
+    make_rings: Callable[..., Rings], own_postgres: Servers
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        rings.fill(10)
+        wait_until(lambda: rings.counters.get("rows_committed") == 10)
+        assert running.stop() is True
+    spill(rings, server)
+    files = spilled_files(rings)
+    lost = segment.decode_header(files[1].read_bytes())
+    files[1].unlink()
+    server.start()
+
+    drain(rings, server.dsn)
+
+    rest = 3_010 - lost.records
+    assert stored(server.dsn) == (rest, rest), "what is behind the gap is stored all the same"
+    assert rings.counters.get("writer_lapped") == lost.records
+    told = "SELECT symbol, kind, count(*) FROM feed_gaps GROUP BY 1, 2"
+    assert query(server.dsn, told) == [("005930", "trade", 1)]
+    (one,) = lost.ranges
+    first, last = (ns / 1e9 for ns in (one.first_recv_ns, one.last_recv_ns))
+    covered = "SELECT extract(epoch FROM started) < %s AND extract(epoch FROM ended) > %s FROM feed_gaps"
+    assert query(server.dsn, covered, [first, last]) == [(True,)]
 
 
 @pytest.mark.requirement("DLP-03", "F49")

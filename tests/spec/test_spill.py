@@ -122,9 +122,9 @@ def test_a_sync_that_failed_is_not_tried_again_on_the_same_file(
 def test_quota_and_free_disk_are_respected_and_spilling_goes_on_when_there_is_room(tmp_path: Path) -> None:
     first = make(tmp_path).append(ranges(), RAW)
     full = make(tmp_path, quota_bytes=first.header.file_bytes * 2 - 1)
-    with pytest.raises(CannotSpill, match="quota"):
+    with pytest.raises(CannotSpill, match=r"spill\.quota_gb allows"):
         full.append(ranges(3), RAW)
-    with pytest.raises(CannotSpill, match="must stay"):
+    with pytest.raises(CannotSpill, match=r"spill\.min_free_mb keeps"):
         make(tmp_path, free_bytes=MIB).append(ranges(3), RAW)
 
     full.remove(first)
@@ -219,3 +219,37 @@ def test_a_directory_that_is_none_holds_nothing_for_now(tmp_path: Path) -> None:
     assert list(directory.unreadable) == [directory.path.name]
     with pytest.raises(NotADirectoryError):
         directory.batches()
+
+
+@pytest.mark.requirement("F41", "DLP-01")
+def test_the_data_are_synced_before_they_have_a_name_and_the_name_before_anybody_relies_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make(tmp_path)
+    directory.open()
+    done: list[tuple[str, list[str]]] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        fsync(fd)
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        done.append(("directory" if path == directory.path else path.suffix, names(directory)))
+
+    monkeypatch.setattr(os, "fsync", note)
+    file = directory.append(ranges(), RAW)
+
+    assert done == [(".tmp", [f"{file.path.name}.tmp"]), ("directory", [file.path.name])]
+
+
+def test_a_file_that_was_removed_and_brought_back_by_a_power_loss_is_looked_at_anew(tmp_path: Path) -> None:
+    directory = make(tmp_path)
+    file = directory.append(ranges(), RAW)
+    data = file.path.read_bytes()
+    assert directory.files() == [file]
+
+    directory.remove(file)
+    assert (directory.files(), directory.size()) == ([], (0, 0))
+    file.path.write_bytes(data[:-1])
+
+    assert directory.files() == [], "cut, and no longer what is remembered of it"
+    assert [path.suffix.partition("-")[0] for path in directory.path.iterdir()] == [".damaged"]
