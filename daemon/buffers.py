@@ -86,7 +86,9 @@ def repair(data_dir: Path, *, grace_s: float) -> list[str]:
 
 def as_text(buffers: list[Buffer]) -> str:
     """Return a block of lines for each file, for people."""
-    return "\n".join(line for buffer in buffers for line in _lines(buffer)) or "no rings and no spill files"
+    if not buffers:
+        return "no rings and no spill files"
+    return "\n".join([*(line for buffer in buffers for line in _lines(buffer)), _total(buffers)])
 
 
 def as_json(buffers: list[Buffer]) -> dict[str, Any]:  # Any: what JSON takes
@@ -219,16 +221,27 @@ def _repair_spill(path: Path) -> Iterator[str]:
         yield f"{path}: {reason}; moved to {move_aside(path).name}"
 
 
+def _total(buffers: list[Buffer]) -> str:
+    """The last line: what an operator with a thousand spill files reads first."""
+    spilled = [one for one in buffers if one.kind == "spill"]
+    damaged = sum(1 for one in buffers if one.problems)
+    return (
+        f"{len(buffers) - len(spilled)} rings; {len(spilled):,} spill files, {sum(one.records for one in spilled):,} "
+        f"records in {sum(one.size_bytes for one in spilled):,} bytes; "
+        + (f"{damaged:,} files DAMAGED" if damaged else "all are whole")
+    )
+
+
 def _lines(buffer: Buffer) -> Iterator[str]:
     yield (
-        f"{buffer.path}: {buffer.kind}, {buffer.size_bytes} bytes, {buffer.used_bytes} in use, "
-        f"{buffer.records} records from {_time(buffer.first_ns)} to {_time(buffer.last_ns)}"
+        f"{buffer.path}: {buffer.kind}, {buffer.size_bytes:,} bytes, {buffer.used_bytes:,} in use, "
+        f"{buffer.records:,} records from {_time(buffer.first_ns)} to {_time(buffer.last_ns)}"
     )
     if buffer.kind == "ring" and buffer.consumers:
         yield f"  end {buffer.head}, synced {buffer.synced}"
     for one in buffer.consumers:
         attached = f"pid {one.pid}" if one.pid else "detached"
-        yield f"  {one.name} ({one.mode}, {attached}): position {one.position}, {one.lag_bytes} bytes behind"
+        yield f"  {one.name} ({one.mode}, {attached}): position {one.position}, {one.lag_bytes:,} bytes behind"
     for problem in buffer.problems:
         yield f"  DAMAGED {problem}"
 

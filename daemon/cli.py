@@ -16,6 +16,7 @@ from daemon.errors import ConfigError, IngestError, first_line
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+UNDEFINED_TABLE = "42P01"  # SQLSTATE
 # A server that is away is no bug of these.
 ASKS_SERVERS = frozenset({"check", "migrate", "quarantine", "replay", "verify", "recover"})
 
@@ -48,7 +49,8 @@ class _Group(click.Group):
             server = _server_of(exc) if ctx.invoked_subcommand in ASKS_SERVERS else None
             if server is None:
                 raise
-            _fail(f"{server}: {first_line(exc)}", EXIT_FAILED)
+            hint = "; not migrated yet: `sise migrate`, or start the daemon" if _lacks_tables(exc) else ""
+            _fail(f"{server}: {first_line(exc)}{hint}", EXIT_FAILED)
 
 
 def _server_of(exc: Exception) -> str | None:
@@ -56,6 +58,10 @@ def _server_of(exc: Exception) -> str | None:
     if isinstance(exc, OSError):
         return "system"
     return {"psycopg": "database.dsn", "redis": "redis.url"}.get(type(exc).__module__.partition(".")[0])
+
+
+def _lacks_tables(exc: Exception) -> bool:
+    return getattr(exc, "sqlstate", None) == UNDEFINED_TABLE
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -78,7 +84,7 @@ def run(config_path: str) -> None:
     sys.exit(run_daemon(config_path))
 
 
-@main.command()
+@main.command(short_help="Everything on this machine, and a proof of it.")
 @click.option("--seconds", default=20, show_default=True, type=click.IntRange(1), help="How long to offer data.")
 @click.option("--rate", default=20_000, show_default=True, type=click.IntRange(1), help="Records a second in total.")
 @click.option("--symbols", default=100, show_default=True, type=click.IntRange(1), help="Korean; others get some too.")
@@ -93,7 +99,7 @@ def demo(**fields: Any) -> None:  # Any: click passes what the options above dec
     sys.exit(run_demo(DemoOptions(**fields)))
 
 
-@main.command()
+@main.command(short_help="Frames to JSON, one object a record.")
 @click.option("--venue", required=True, help="Whose frames these are: a name of accounts.venue.")
 @click.option("--date", type=click.DateTime(["%Y-%m-%d"]), help="Day of receipt in Korea [default: today].")
 @click.argument("file", type=click.File("rb"), default="-")
@@ -120,7 +126,7 @@ def migrate(config_path: str) -> None:
     click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to do: the schema is up to date")
 
 
-@main.command()
+@main.command(short_help="Received = stored = published? Per minute.")
 @config_option
 @click.option("--since", metavar="TIME", help="ISO 8601 time with offset; default: everything.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
@@ -143,7 +149,7 @@ def _parse_time(text: str | None) -> datetime.datetime | None:
     return moment if moment.tzinfo else moment.astimezone()
 
 
-@main.command()
+@main.command(short_help="Store now what was spilled; exit 1 if not all.")
 @config_option
 def recover(config_path: str) -> None:
     """Store what was spilled while the database was away, now; exit 1 if something remains."""
@@ -155,7 +161,7 @@ def recover(config_path: str) -> None:
     sys.exit(EXIT_FAILED if left else 0)
 
 
-@main.command()
+@main.command(short_help="State of the daemon; exit 1 if not healthy.")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
 def status(config_path: str, as_json: bool) -> None:
@@ -177,7 +183,7 @@ def top(config_path: str) -> None:
         sys.exit(0)
 
 
-@main.command()
+@main.command(short_help="Preflight of settings, plan and servers.")
 @config_option
 def check(config_path: str) -> None:
     """Preflight: settings, plan, credentials, venue, database, Redis, disk; exit 1 with the reason."""
@@ -195,7 +201,7 @@ def check(config_path: str) -> None:
         _fail("check failed: " + "; ".join(failed), EXIT_FAILED)
 
 
-@main.command()
+@main.command(short_help="Captured messages into the tables once more.")
 @config_option
 @click.option("--speed", default="max", show_default=True, help="recorded, max, or a number: times the recorded speed.")
 @click.option("--venue", help="Whose messages these are; a capture (.jsonl.zst) says so itself.")
@@ -230,7 +236,7 @@ def quarantine_group() -> None:
     """What could not be stored, kept raw: list, show, replay."""
 
 
-@quarantine_group.command(name="list")
+@quarantine_group.command(name="list", short_help="Refused frames and rows, newest first.")
 @config_option
 @click.option("--venue", help="Only of this venue.")
 @click.option("--since", metavar="TIME", help="ISO 8601 time with offset; default: everything.")
@@ -262,7 +268,11 @@ def show_quarantine(config_path: str, as_json: bool, entry_id: str) -> None:
     click.echo(json.dumps(entry.as_dict()) if as_json else entry.as_text())
 
 
-@quarantine_group.command(name="replay", context_settings={"ignore_unknown_options": True})
+@quarantine_group.command(
+    name="replay",
+    short_help="Parse them again, and store what they give, once.",
+    context_settings={"ignore_unknown_options": True},
+)
 @config_option
 @click.option("--all", "is_all", is_flag=True, help="Everything that waits, or what the next two options say.")
 @click.option("--venue", help="With --all: only of this venue.")
@@ -285,7 +295,7 @@ def buffers_group() -> None:
     """Rings and spill files: list, verify, repair."""
 
 
-@buffers_group.command(name="list")
+@buffers_group.command(name="list", short_help="What each file holds, how far each consumer is.")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def list_buffers(config_path: str, as_json: bool) -> None:
@@ -296,7 +306,7 @@ def list_buffers(config_path: str, as_json: bool) -> None:
     click.echo(json.dumps(buffers.as_json(found)) if as_json else buffers.as_text(found))
 
 
-@buffers_group.command(name="verify")
+@buffers_group.command(name="verify", short_help="Walk every record; exit 1 naming damaged places.")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def verify_buffers(config_path: str, as_json: bool) -> None:
@@ -308,7 +318,7 @@ def verify_buffers(config_path: str, as_json: bool) -> None:
     sys.exit(EXIT_FAILED if any(buffer.problems for buffer in found) else 0)
 
 
-@buffers_group.command(name="repair")
+@buffers_group.command(name="repair", short_help="Cut torn ends, move damaged files aside.")
 @config_option
 def repair_buffers(config_path: str) -> None:
     """Cut torn ends (a copy is kept) and move damaged files aside; only while no daemon runs."""
@@ -324,7 +334,7 @@ def config_group() -> None:
     """Starter file, effective values, JSON Schema."""
 
 
-@config_group.command()
+@config_group.command(short_help="Write a starter file, or print it.")
 @click.argument("file", required=False)
 def init(file: str | None) -> None:
     """Write a starter file to FILE (never over an existing one), or to stdout."""

@@ -7,7 +7,8 @@ IngestError
 ├── BadFrame         data we cannot parse
 ├── ConfigError      what the operator wrote; the message names file and key (exit code 2)
 ├── RingError        a ring file that is not what it says
-│   └── RingInUse    it is fine, and another process has it
+│   ├── RingInUse    it is fine, and another process has it
+│   └── RingReplaced it was deleted, replaced or cut under us, or a new one is there: whoever starts again opens it
 └── InvariantBroken  our own bug: the process dies and is restarted
 """
 
@@ -42,6 +43,10 @@ class RingError(IngestError):
 
 class RingInUse(RingError):
     """Another process produces into the ring, or reads it as the same consumer; the file is fine."""
+
+
+class RingReplaced(RingError):
+    """The files of the rings are others than those that were opened: a new start finds them."""
 
 
 class InvariantBroken(IngestError):

@@ -62,6 +62,7 @@ def configure(level: str = "info", format: LogFormat = "auto", **context: Any) -
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _head_first,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -72,6 +73,14 @@ def configure(level: str = "info", format: LogFormat = "auto", **context: Any) -
     for handler in [handler for handler in root.handlers if isinstance(handler, _LibraryHandler)]:
         root.removeHandler(handler)
     root.addHandler(_LibraryHandler(logging.WARNING))
+
+
+HEAD = ("event", "level", "timestamp")
+
+
+def _head_first(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What happened, how bad it is and when come before the fields: a line is read from its beginning."""
+    return {**{key: event[key] for key in HEAD}, **event}
 
 
 def _adding(context: dict[str, Any]) -> structlog.typing.Processor:

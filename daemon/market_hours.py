@@ -23,6 +23,9 @@ FORMAT_VERSION = 1
 CHECK_INTERVAL_S = (
     1.0  # between two looks at the file: a look costs a system call, and asking is done for every session
 )
+# So long after the first look a missing file is nothing to talk about: in a new data directory it is written by a
+# process that starts with the daemon and needs seconds.
+FIRST_FILE_S = 120.0
 NS_PER_S = 1_000_000_000
 
 Interval = tuple[int, int]  # [opening, closing), wall clock ns
@@ -52,6 +55,7 @@ class MarketHours:
         self._clock = clock
         self._log: Any = log.get() if logger is None else logger  # structlog's bound logger
         self._checked_s: float | None = None
+        self._began_s: float | None = None  # the first look
         self._identity: tuple[int, int, int] | None = None
         self._problem = ""
         self._opens: dict[str, list[int]] = {}
@@ -61,7 +65,7 @@ class MarketHours:
 
     @classmethod
     def load(cls, path: str | Path, *, clock: Callable[[], float] = time.monotonic) -> "MarketHours":
-        """Return the hours of the file at *path*; a missing or damaged file is logged and means closed."""
+        """Return the hours of the file at *path*; a damaged one, or none for long, is logged and means closed."""
         hours = cls(Path(path), clock=clock)
         hours.refresh()
         return hours
@@ -69,6 +73,8 @@ class MarketHours:
     def refresh(self) -> None:
         """Look at the file, and read it if it is another one. What a damaged one replaced stays in use."""
         self._checked_s = self._clock()
+        if self._began_s is None:
+            self._began_s = self._checked_s
         try:
             found = self._path.stat()
             identity = (found.st_ino, found.st_mtime_ns, found.st_size)
@@ -78,7 +84,9 @@ class MarketHours:
             _check(content)
         except OSError as exc:
             self._identity = None
-            self._note(exc.strerror or type(exc).__name__)
+            is_new = not self._until_ns and self._checked_s - self._began_s < FIRST_FILE_S
+            if not (is_new and isinstance(exc, FileNotFoundError)):
+                self._note(exc.strerror or type(exc).__name__)
             return
         except (msgspec.DecodeError, ValueError) as exc:
             self._identity = identity

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from daemon import log
-from daemon.errors import RingError, RingInUse
+from daemon.errors import RingError, RingInUse, RingReplaced
 from native_pipeline.ring import (
     GATING,
     HEADER_BYTES,
@@ -45,11 +45,12 @@ def prepare_rings(data_dir: Path, *, workers: int, capacity_mb: int) -> None:
     """Make sure that every worker has a ring that opens. To be called while no process of the daemon runs.
 
     A file that is not a ring is moved aside, loudly, and replaced: refusing to start would lose the live feed too.
-    A ring of another layout version is left alone and refused with RingError, because another version of this
-    program can still read what is in it. Raises OSError when the disk has no room.
+    A ring of another layout version is refused with RingError before any file is touched, because another version
+    of this program can still read what is in it. Raises OSError when the disk has no room.
     """
     directory = data_dir / RINGS_DIR
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_other_versions(ring_paths(data_dir))
     for path in ring_paths(data_dir):
         _check(path)
     for worker in range(workers):
@@ -85,9 +86,9 @@ def open_ring(
 
 
 def require_in_place(ring: RingFile) -> None:
-    """Raise RingError if the file of *ring* was deleted, replaced or cut: what is written there finds no reader."""
+    """Raise RingReplaced if the file of *ring* was deleted, replaced or cut: what is written there finds no reader."""
     if not ring.is_in_place:
-        raise RingError(f"{ring.path}: the file was deleted, replaced or cut while it is in use")
+        raise RingReplaced(f"{ring.path}: the file was deleted, replaced or cut while it is in use")
 
 
 def noticing_new_rings(
@@ -99,7 +100,7 @@ def noticing_new_rings(
 ) -> Callable[[float], object]:
     """Return *wait* for a sink that reads *readers* of *paths*, with a look at the files each second.
 
-    It raises RingError when a worker has made a new ring, and nothing is left to read in the one that it replaces: a
+    It raises RingReplaced when a worker has made a new ring, and nothing is left to read in the one that it replaces: a
     sink that starts again opens the new one.
     """
     due_s = clock_s() + LOOK_INTERVAL_S
@@ -111,7 +112,7 @@ def noticing_new_rings(
             due_s = clock_s() + LOOK_INTERVAL_S
             for directory in {path.parent for path in paths}:
                 for path in set(directory.glob(f"worker-*{SUFFIX}")).difference(paths):
-                    raise RingError(f"{path}: is a new ring, to be read from now on")
+                    raise RingReplaced(f"{path}: is a new ring, to be read from now on")
             for reader in readers:
                 if not reader.is_in_place and (reader.is_cut or reader.lag_bytes == 0):
                     require_in_place(reader)
@@ -125,6 +126,16 @@ def move_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
     path.rename(aside)
     return aside
+
+
+def _refuse_other_versions(paths: Sequence[Path]) -> None:
+    """To open a ring as its producer repairs it: so all are looked at before the first one is."""
+    others = [path for path in paths if is_other_version(path)]
+    if others:
+        raise RingError(
+            f"{', '.join(str(path) for path in others)}: made by another version of Sise, this one reads layout version"
+            f" {LAYOUT_VERSION}; run that version until its rings are drained, or move the files away"
+        )
 
 
 def _check(path: Path) -> None:

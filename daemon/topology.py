@@ -10,10 +10,12 @@ from pathlib import Path
 from daemon import config as settings
 from daemon import log, market_calendar
 from daemon.errors import ConfigError, Refused
+from daemon.identity import owner_of
 from daemon.planning import Planner
 from daemon.recording.raw_rings import prepare_raw_rings
 from daemon.rings import MIB, RINGS_DIR, missing_bytes, prepare_rings
 from daemon.shard_plan import Plan
+from daemon.sinks.boot_check import check_servers
 from daemon.supervision.chore import ChoreSpec
 from daemon.supervision.process import ExitCode, ProcessSpec, Restart, module_argv, pack
 from daemon.supervision.supervisor import Supervisor
@@ -42,6 +44,7 @@ def run_daemon(config_path: str) -> int:
     log.get().info("settings", file=config_path, **settings.masked(config))
 
     def prepare() -> None:
+        check_servers(config, owner_of(data_dir))
         _prepare_rings(data_dir, config)
         planner.keep()
 

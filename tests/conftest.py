@@ -21,11 +21,14 @@ import pytest
 import redis
 from hypothesis import settings
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from daemon import embedded
 from daemon.embedded import EmbeddedPostgres, EmbeddedRedis, postgres_binaries
 from daemon.sinks import schema
+from tests import servers
 from tests.effort import IS_NIGHTLY
+from tests.servers import RunningPostgres, make_postgres
 
 PostgresFactory = Callable[[], EmbeddedPostgres]
 RedisFactory = Callable[[], EmbeddedRedis]
@@ -90,11 +93,12 @@ def postgres_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not image.exists():
             with _directory("image") as directory:
-                with EmbeddedPostgres(directory, QUICK_POSTGRES) as server:
+                with make_postgres(directory, QUICK_POSTGRES) as server:
                     with psycopg.connect(server.dsn, autocommit=True) as connection:
                         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(MIGRATED_TEMPLATE)))
                     for name in ("postgres", MIGRATED_TEMPLATE):
                         schema.migrate(server.dsn_for(name))
+                    _close(server, MIGRATED_TEMPLATE)
                 _copy(directory, image)
         assert image.stat().st_uid == os.geteuid(), f"{image} is somebody else's"
         os.utime(image)
@@ -108,7 +112,7 @@ def postgres_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _image_hash() -> str:
     """Everything that the content of an image depends on."""
     migrations = Path(schema.__file__).parent / "migrations"
-    found = hashlib.sha256(str(postgres_binaries()).encode())
+    found = hashlib.sha256((servers.PROGRAMS or str(postgres_binaries())).encode())
     for path in (Path(schema.__file__), Path(embedded.__file__), Path(__file__), *sorted(migrations.glob("*.sql"))):
         found.update(path.read_bytes())
     return found.hexdigest()[:16]
@@ -123,11 +127,14 @@ def _copy(source: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(postgres_image: Path) -> Iterator[EmbeddedPostgres]:
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
     """The session's PostgreSQL; a test that stops or kills a server takes `own_postgres` instead."""
+    if servers.DSN:
+        yield RunningPostgres()
+        return
     with _directory("pg") as parent:
-        _copy(postgres_image, parent / "s")
-        with EmbeddedPostgres(parent / "s", QUICK_POSTGRES) as server:
+        _copy(request.getfixturevalue("postgres_image"), parent / "s")
+        with make_postgres(parent / "s", QUICK_POSTGRES) as server:
             yield server
 
 
@@ -139,15 +146,30 @@ def redis_server() -> Iterator[EmbeddedRedis]:
 
 
 @pytest.fixture(scope="session")
-def migrated_template(postgres_server: EmbeddedPostgres) -> str:
+def migrated_template(postgres_server: EmbeddedPostgres) -> Iterator[str]:
     """A database with all migrations, to make copies of."""
-    assert postgres_server.pid
-    return MIGRATED_TEMPLATE
+    if not servers.DSN:
+        assert postgres_server.pid
+        yield MIGRATED_TEMPLATE
+        return
+    with _fresh_database(postgres_server, "template0") as dsn:
+        schema.migrate(dsn)
+        name = str(conninfo_to_dict(dsn)["dbname"])
+        _close(postgres_server, name)
+        yield name
+
+
+def _close(server: EmbeddedPostgres, template: str) -> None:
+    """Let no job of TimescaleDB's look into *template*: only a database that nobody is in can be copied."""
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(template)))
+        query = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s"
+        connection.execute(query, [template])
 
 
 @contextmanager
 def _fresh_database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
-    name = f"test_{next(_numbers)}"
+    name = f"test_{os.getpid()}_{next(_numbers)}"  # several workers may share a server
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         query = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
             sql.Identifier(name), sql.Identifier(template)
@@ -163,7 +185,7 @@ def _fresh_database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
 @pytest.fixture
 def empty_postgres_dsn(postgres_server: EmbeddedPostgres) -> Iterator[str]:
     """A fresh database without any table."""
-    with _fresh_database(postgres_server, "template1") as dsn:
+    with _fresh_database(postgres_server, "template0") as dsn:
         yield dsn
 
 
@@ -172,6 +194,15 @@ def postgres_dsn(postgres_server: EmbeddedPostgres, migrated_template: str) -> I
     """A fresh database with all migrations applied."""
     with _fresh_database(postgres_server, migrated_template) as dsn:
         yield dsn
+
+
+@pytest.fixture
+def timescale_dsn(request: pytest.FixtureRequest) -> str:
+    """A fresh database with all migrations applied, on a native TimescaleDB."""
+    if not servers.HAS_TIMESCALEDB:
+        pytest.skip(servers.NEEDS_TIMESCALEDB)
+    dsn: str = request.getfixturevalue("postgres_dsn")
+    return dsn
 
 
 @pytest.fixture
@@ -184,14 +215,17 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
 
 
 @pytest.fixture
-def own_postgres(postgres_image: Path) -> Iterator[PostgresFactory]:
+def own_postgres(request: pytest.FixtureRequest) -> Iterator[PostgresFactory]:
     """Make servers that the test may stop and kill: each call starts one, with the tables in database `postgres`."""
+    if servers.DSN:
+        pytest.skip(servers.STOPS_ITS_SERVER)
+    postgres_image: Path = request.getfixturevalue("postgres_image")
     with ExitStack() as stack:
 
         def make() -> EmbeddedPostgres:
             directory = stack.enter_context(_directory("own-pg")) / "s"
             _copy(postgres_image, directory)
-            return stack.enter_context(EmbeddedPostgres(directory, SMALL_POSTGRES))
+            return stack.enter_context(make_postgres(directory, SMALL_POSTGRES))
 
         yield make
 

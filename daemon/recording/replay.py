@@ -22,8 +22,8 @@ from daemon.errors import ConfigError, InvariantBroken, Refused, first_line
 from daemon.failpoints import reach
 from daemon.ingest.venues import VENUE_CLASSES, venue_named
 from daemon.recording.capture import HOUR_NS, Damage, decode_line, file_name, parse_name, read_lines
-from daemon.recording.replay_store import LOWEST_SOURCE, SLACK, Connection, Staging, Stored, lock
-from daemon.sinks import schema
+from daemon.recording.replay_store import LOWEST_SOURCE, SLACK, Connection, Staging, Stored, require_alone
+from daemon.sinks import column_types, schema
 from daemon.sinks.count_queries import read_checkpoints
 from daemon.sinks.in_flight import read_in_flight, unsettled_from
 from daemon.sinks.isolation import new_batch
@@ -356,13 +356,16 @@ def replay_files(
         application_name=APPLICATION_NAME,
         connect_timeout=config.database.connect_timeout_s,
         client_encoding="UTF8",
+        prepare_threshold=None,  # a pool in front of the server may give each transaction to another session
     ) as connection:
         schema.migrate(
             connection,
             retention_days=config.database.retention_days,
             columnstore_after_days=config.database.columnstore_after_days,
         )
-        lock(connection)
+        with connection.transaction():
+            require_alone(connection)
+        column_types.check(connection)
         with Replay(config, connection, pace=pace, is_dry_run=is_dry_run) as replay:
             for path in paths:
                 yield replay.run(path, venue=venue, date=date)

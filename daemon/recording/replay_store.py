@@ -15,7 +15,6 @@ import psycopg
 from psycopg import sql
 
 from daemon.errors import Refused
-from daemon.sinks import column_types
 from daemon.sinks.schema import MARKET_TABLES
 from native_pipeline.copy_encoder import COLUMNS, CopyBatch
 from native_pipeline.records import MARKET_DATA
@@ -119,11 +118,14 @@ class Stored:
                 mine[table] = mine.get(table, 0) + rows
 
 
-def lock(connection: Connection) -> None:
-    """Keep every other replay away for as long as *connection* lives. Raises Refused: there is one; psycopg.Error."""
-    if connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK_ID]).fetchone() != (True,):
+def require_alone(connection: Connection) -> None:
+    """Keep every other replay away until the transaction of *connection* ends. Raises Refused: there is one.
+
+    Of the transaction and not of the session, which a pooler would give to somebody else, lock and all. One after the
+    other is enough: the second finds in the tables what the first has stored.
+    """
+    if connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK_ID]).fetchone() != (True,):
         raise Refused("another replay is running into this database")
-    column_types.check(connection)
 
 
 class Staging:
@@ -139,6 +141,11 @@ class Staging:
     def __enter__(self) -> "Staging":
         self._transaction = self._connection.transaction()
         self._transaction.__enter__()
+        try:
+            require_alone(self._connection)
+        except BaseException as exc:
+            self._transaction.__exit__(type(exc), exc, exc.__traceback__)
+            raise
         return self
 
     def __exit__(self, kind: Any, value: Any, trace: Any) -> None:

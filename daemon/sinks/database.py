@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import ClassVar, Protocol, TypeVar
 
@@ -23,9 +23,10 @@ from psycopg.conninfo import make_conninfo
 
 from daemon import log
 from daemon.config import Database as DatabaseSettings
-from daemon.errors import Refused
+from daemon.errors import ConfigError, Refused
 from daemon.failpoints import reach
-from daemon.sinks import column_types, isolation, schema
+from daemon.identity import Owner
+from daemon.sinks import column_types, isolation, owner, put_aside, schema
 from daemon.sinks.failures import FailureKind, classify
 from daemon.sinks.isolation import Batch, Connection, Isolated, copy_rows
 from daemon.sinks.schema import over_market_tables
@@ -55,6 +56,8 @@ KEEPALIVE: Mapping[str, int] = {
 }
 # Longer than a sane lock, shorter than statement_timeout: a predecessor whose host vanished may hold the cursor's row.
 LOCK_TIMEOUT = "10s"
+# Of the first attempt of a live batch: where a late row in it has to wait, all others would.
+FIRST_LOCK_TIMEOUT = "300ms"
 CANCEL_S = 1.0
 # For a session, where the upkeep's statements have no transaction of their own, and again for every transaction.
 SETTINGS = """
@@ -72,38 +75,48 @@ PREDECESSOR = """
 SELECT epoch, updated_at FROM ingest_cursor WHERE ring = %s AND epoch < %s ORDER BY epoch DESC LIMIT 1"""
 # Both searches are bounded, so that a start does not read years: a cursor is never older than its rows by more than the
 # time that a batch takes to get stored, and a symbol that was silent for days has nothing to miss.
-NEWEST_RECEIPT = over_market_tables(
-    "SELECT coalesce(max(newest), %(updated_at)s) FROM ({union}) AS by_table (newest)",
-    "SELECT max(recv_time) FROM {table} WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'",
+# An hour of a busy market is many millions of rows: the next stretch is only read where a shorter one has none.
+STRETCHES = ("10 seconds", "5 minutes", "1 hour")
+NEWEST_WITHIN = over_market_tables(
+    "(SELECT max(newest) FROM ({union}) AS by_table (newest))",
+    "SELECT max(recv_time) FROM {table} WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL 'STRETCH'",
+)
+NEWEST_RECEIPT = "SELECT coalesce({found}, %(updated_at)s)".format(
+    found=", ".join(NEWEST_WITHIN.replace("STRETCH", stretch) for stretch in STRETCHES)
 )
 # Once, however often it is tried: until a row of that ring is stored, `started` stays what it is. A ring that is lost
 # before any of it was stored makes the gap of the one before it longer.
 EXTEND_GAPS = """
-UPDATE feed_gaps SET ended = now()
+UPDATE feed_gaps SET ended = greatest(ended, coalesce(%(ended)s::timestamptz, now()))
 WHERE ended >= %(started)s AND started = %(started)s AND reason = %(reason)s AND source = %(ring)s AND seq = 0"""
-# The streams are those of the ledger and, before its first checkpoint, of the newest rows.
+# The streams are those of the ledger and, before its first checkpoint (one a minute), of the newest rows.
 ADD_GAPS = over_market_tables(
     """
 INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq, exchange)
-SELECT venue, market, symbol, kind, %(started)s::timestamptz, now(), %(reason)s, NULL::float8, source, 0, NULL::text
+SELECT venue, market, symbol, kind, %(started)s::timestamptz, coalesce(%(ended)s::timestamptz, now()), %(reason)s,
+    NULL::float8, source, 0, NULL::text
 FROM (
     SELECT venue, market, symbol, kind, source FROM ingest_ledger
     WHERE source = %(ring)s AND minute >= %(updated_at)s - INTERVAL '3 days'
     UNION ({union})
 ) AS known
-WHERE %(started)s < now() AND NOT EXISTS (
+WHERE %(started)s < coalesce(%(ended)s::timestamptz, now()) AND NOT EXISTS (
     SELECT FROM feed_gaps AS gap
     WHERE gap.ended >= %(started)s AND gap.started = %(started)s AND gap.reason = %(reason)s
     AND (gap.source, gap.venue, gap.market, gap.symbol, gap.kind)
         = (known.source, known.venue, known.market, known.symbol, known.kind)
 )""",
     """
-SELECT venue, market, symbol, '{kind}', source FROM {table}
-WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL '1 hour'""",
+SELECT DISTINCT venue, market, symbol, '{kind}', source FROM {table}
+WHERE source = %(ring)s AND recv_time >= least(%(started)s, %(updated_at)s) - INTERVAL '10 minutes'""",
 )
 
 Ring = tuple[int, int]  # number, epoch
 T = TypeVar("T")
+
+
+class UnknownSchema(psycopg.ProgrammingError):
+    """The tables are those of another version of Sise, which this one does not know."""
 
 
 class Fenced(Refused):
@@ -170,8 +183,10 @@ class _ClaimTaken(Exception):
 class Database:
     """One connection, made when needed and thrown away after every failure. Not for use by two threads at once."""
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: DatabaseSettings, owner: Owner | None = None) -> None:
+        """owner: the data directory that must own the database; None: whose it is does not matter."""
         self._settings = settings
+        self._owner = owner
         self._connection: Connection | None = None
         self._cancelled: Connection | None = None  # that a statement was cancelled on
         self._log = log.get()
@@ -180,15 +195,18 @@ class Database:
         """Bring the schema up to date; return the stored cursor of each ring of *first*, a new one at its seq there.
 
         A new epoch of a ring that the database knows has replaced a file whose newest records may not be stored: that
-        is logged, and noted in `feed_gaps`.
+        is logged, and noted in `feed_gaps`. Raises UnknownSchema if another version of Sise has made the tables.
         """
         connection = self._connected()
         with self._discarding_on_failure(connection):
-            schema.migrate(
-                connection,
-                retention_days=self._settings.retention_days,
-                columnstore_after_days=self._settings.columnstore_after_days,
-            )
+            try:
+                schema.migrate(
+                    connection,
+                    retention_days=self._settings.retention_days,
+                    columnstore_after_days=self._settings.columnstore_after_days,
+                )
+            except ConfigError as exc:
+                raise UnknownSchema(str(exc)) from exc
             with self._transaction(connection):
                 for ring, seq in first.items():
                     if connection.execute(START_CURSOR, [*ring, seq]).rowcount:
@@ -204,7 +222,7 @@ class Database:
             if row is not None:
                 self._add_gaps(connection, ring[0], row[0], "ring lapped")
 
-    def store(self, batch: Batch, claim: Claim) -> None:
+    def store(self, batch: Batch, claim: Claim, *, lock_timeout: str = LOCK_TIMEOUT) -> None:
         """Store *batch* under *claim*; returns when that is so, also if an earlier attempt had done it.
 
         Raises Fenced if the claim is taken and the batch not stored, psycopg.Error if the transaction failed: then it
@@ -215,33 +233,45 @@ class Database:
             for table in batch.rows:
                 copy_rows(connection, table, batch)
 
-        self._claimed(claim, copy)
+        self._claimed(claim, copy, lock_timeout)
 
-    def store_isolated(self, block: RecordBlock, claim: Claim) -> Isolated:
+    def store_isolated(self, block: RecordBlock, claim: Claim, *, puts_aside: bool = False) -> Isolated:
         """Store the rows of *block* that the server takes, and keep the others in `quarantine`, under *claim*.
 
-        For a batch that `store` failed with FailureKind.DATA. Everything is one transaction. If an earlier attempt had
-        stored it, nothing is known about its rows, and the result says none. Raises as `store` does.
+        For a batch that `store` failed with FailureKind.DATA. puts_aside: or because a lock was not to be had; rows so
+        old that their chunk may be compressed are then put aside. Everything is one transaction. If an earlier attempt
+        had stored it, nothing is known about its rows, and the result says none. Raises as `store` does.
         """
-        return self._claimed(claim, partial(isolation.store, block=block)) or Isolated()
+        late_before = None
+        if puts_aside:
+            late_before = datetime.now(UTC) - timedelta(days=self._settings.columnstore_after_days)
+        return self._claimed(claim, partial(isolation.store, block=block, late_before=late_before)) or Isolated()
 
     def store_missing(self, block: RecordBlock, claim: Claim) -> Isolated:
         """Do what `store_isolated` does for a block of which nobody knows what is stored: nothing of it twice."""
         return self._claimed(claim, partial(isolation.store, block=block, is_doubtful=True)) or Isolated()
 
-    def _claimed(self, claim: Claim, work: Callable[[Connection], T]) -> T | None:
+    def store_put_aside(self) -> put_aside.Aside:
+        """Store what was put aside, as far as it can be written to its place now. Raises psycopg.Error."""
+        connection = self._connected()
+        with self._discarding_on_failure(connection):
+            return put_aside.store_waiting(connection)
+
+    def _claimed(self, claim: Claim, work: Callable[[Connection], T], lock_timeout: str = LOCK_TIMEOUT) -> T | None:
         """Take *claim* and do *work*, in one transaction; None if that was done before."""
         connection = self._connected()
         try:
-            return self._in_transaction(connection, claim, work)
+            return self._in_transaction(connection, claim, work, lock_timeout)
         except _ClaimTaken:
             with self._discarding_on_failure(connection):
                 if claim.is_taken(connection):
                     return None
             raise Fenced(f"{claim}: another writer is active") from None
 
-    def _in_transaction(self, connection: Connection, claim: Claim, work: Callable[[Connection], T]) -> T:
-        with self._discarding_on_failure(connection), self._transaction(connection):
+    def _in_transaction(
+        self, connection: Connection, claim: Claim, work: Callable[[Connection], T], lock_timeout: str
+    ) -> T:
+        with self._discarding_on_failure(connection), self._transaction(connection, lock_timeout):
             if not claim.take(connection):
                 raise _ClaimTaken
             result = work(connection)
@@ -253,6 +283,19 @@ class Database:
         connection = self._connected()
         with self._discarding_on_failure(connection):
             schema.maintain(connection, today, retention_days=self._settings.retention_days)
+
+    def keep_owner(self) -> None:
+        """Say that our data directory still owns the database. Raises owner.OwnedByAnother."""
+        if self._owner is not None:
+            connection = self._connected()
+            with self._discarding_on_failure(connection), self._transaction(connection):
+                owner.take(connection, self._owner)
+
+    def give_up_owner(self) -> None:
+        """Let another data directory have the database from now on; without a connection it has to wait for that."""
+        if self._owner is not None and self._connection is not None:
+            with self._discarding_on_failure(self._connection), self._transaction(self._connection):
+                owner.give_up(self._connection, self._owner)
 
     def cancel(self) -> None:
         """End the statement that another thread waits for. Never raises, and takes CANCEL_S at most.
@@ -290,15 +333,18 @@ class Database:
             self._connection = connection  # from now on it can be cut
             with self._discarding_on_failure(connection):
                 connection.execute(SETTINGS, [f"{self._settings.statement_timeout_s}s", LOCK_TIMEOUT, False])
+                if self._owner is not None:
+                    with self._transaction(connection):
+                        owner.take(connection, self._owner)
                 column_types.check(connection)
             return connection
         return self._connection
 
     @contextlib.contextmanager
-    def _transaction(self, connection: Connection) -> Iterator[None]:
+    def _transaction(self, connection: Connection, lock_timeout: str = LOCK_TIMEOUT) -> Iterator[None]:
         """A transaction that survives a crash of the server once it is committed, and that never waits for ever."""
         with connection.transaction() as transaction:
-            connection.execute(SETTINGS, [f"{self._settings.statement_timeout_s}s", LOCK_TIMEOUT, True])
+            connection.execute(SETTINGS, [f"{self._settings.statement_timeout_s}s", lock_timeout, True])
             yield
         if transaction.status is not transaction.Status.COMMITTED:  # psycopg leaves a lost connection silently
             raise psycopg.OperationalError("the connection was lost before the commit")
@@ -318,7 +364,7 @@ class Database:
 
     def _add_gaps(self, connection: Connection, number: int, updated_at: object, reason: str) -> datetime:
         """Add a row for each stream of ring *number*, from its newest row until now; return when they start."""
-        values = {"ring": number, "updated_at": updated_at, "reason": reason}
+        values = {"ring": number, "updated_at": updated_at, "reason": reason, "ended": None}  # None: now
         row = connection.execute(NEWEST_RECEIPT, values).fetchone()
         assert row is not None
         started = row[0]

@@ -3,13 +3,18 @@
 Inside one transaction of `database.py`. Each table is copied under a savepoint; only a table of which the server
 refuses a value (FailureKind.DATA) is taken apart. Every other failure ends the transaction as a whole.
 
+A row that is late may have to wait for a part of its table that nobody may write to for minutes, because it is being
+compressed. Such rows are put aside: kept in `quarantine` too, from where `put_aside.py` stores them.
+
 A row that breaks a unique index is looked for: only a row of the same source and seq is the same row, and needs not be
 stored again. Another row that happens to have the same key is refused like any other.
 """
 
 import re
+import struct
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -34,6 +39,9 @@ MAX_REASONS = 5  # of a batch, in log and alert
 NAMED_LINE = re.compile(r"COPY [^,]+, \S+ (\d+)")  # the context of an error; other languages have another word
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 REFUSED = "refused by the database: "
+PUT_ASIDE = "put aside: its part of the table was locked"  # the reason of rows that are stored as soon as it is not
+_SEQ = struct.Struct("<8xQ")
+_EXCHANGE_NS = struct.Struct("<56xq")  # of every market record: the header's 32 bytes, the symbol's 24, then the time
 INCOMING = "sise_incoming"
 REFUSED_ROWS = "sise_refused"
 MANY_REFUSALS = 64  # of parts of one table; after that the server goes through the rows by itself
@@ -41,9 +49,12 @@ MANY_REFUSALS = 64  # of parts of one table; after that the server goes through 
 KEEP = """
 INSERT INTO quarantine (recv_time, venue, reason, detail, frame, original_bytes, source, seq, kind, market, symbol)
 VALUES (%s, %s, %s, 0, %s, %s, %s, %s, %s, %s, %s)"""
-KEPT = "SELECT 1 FROM quarantine WHERE (source, seq) = (%s, %s) AND kind IS NOT NULL"
+KEPT = """
+SELECT source, seq FROM quarantine JOIN unnest(%s::int2[], %s::int8[]) AS asked (source, seq) USING (source, seq)
+WHERE kind IS NOT NULL"""
 
 
+MARKET_TABLES = {data.table for data in MARKET_DATA}
 # What finds a row with the help of an index or a partition, besides the source and seq that identify it.
 FOUND_BY: Mapping[str, Sequence[str]] = {
     **{data.table: ("symbol", "time") for data in MARKET_DATA},
@@ -103,6 +114,7 @@ class Isolated:
     refused: int = 0  # kept in quarantine
     already_stored: int = 0  # the table had them, with the same source and seq
     reasons: Sequence[str] = field(default=())  # "table: SQLSTATE message (rows)", the most frequent first
+    put_aside: int = 0  # late ones, in quarantine until their part of the table can be written to
 
 
 def new_batch() -> CopyBatch:
@@ -117,6 +129,8 @@ def report(isolated: Isolated, counters: Counters, alerts: Alerts) -> None:
     if isolated.already_stored:
         counters.increment("rows_already_stored", isolated.already_stored)
         log.get().warning("rows_already_stored", rows=isolated.already_stored)
+    if isolated.put_aside:
+        log.get().info("rows_put_aside", rows=isolated.put_aside)
     if isolated.refused:
         counters.increment("rows_refused", isolated.refused)
         log.get().error("rows_refused", rows=isolated.refused, reasons=list(isolated.reasons))
@@ -124,10 +138,13 @@ def report(isolated: Isolated, counters: Counters, alerts: Alerts) -> None:
         alerts.send("WARNING", "rows_refused", message, subject="database")
 
 
-def store(connection: Connection, block: RecordBlock, *, is_doubtful: bool = False) -> Isolated:
+def store(
+    connection: Connection, block: RecordBlock, *, is_doubtful: bool = False, late_before: datetime | None = None
+) -> Isolated:
     """Store what the server takes of *block* and keep the rest in `quarantine`, inside the caller's transaction.
 
-    is_doubtful: each row may be in its table already, or in quarantine, and is looked for first.
+    is_doubtful: each row may be in its table already, or in quarantine, and is looked for first. late_before: market
+    data with an earlier exchange time are put aside.
 
     Raises psycopg.Error for every failure that is not about a value of a row, RefusalNotKept if `quarantine` refuses.
     """
@@ -136,19 +153,30 @@ def store(connection: Connection, block: RecordBlock, *, is_doubtful: bool = Fal
     for record, kind in enumerate(block.kinds):
         if kind in TABLE_OF_KIND:
             tables.setdefault(TABLE_OF_KIND[kind], []).append(record)
+    put_aside = set() if late_before is None else _put_aside(connection, block, tables, late_before)
     already_stored = 0
     reasons: Counter[str] = Counter()
     batch = new_batch()
     for table in (table for table in COLUMNS if table in tables):
-        rows = _TableRows(connection, table, block, tables[table], batch, is_doubtful=is_doubtful)
+        left_out = _find_kept(connection, block, tables[table]) if is_doubtful else put_aside
+        rows = _TableRows(connection, table, block, tables[table], batch, is_doubtful=is_doubtful, left_out=left_out)
         refused = rows.store()
-        if is_doubtful:
-            refused = [each for each in refused if not _is_kept(connection, block, tables[table][each.row])]
-        _keep(connection, block, [(tables[table][each.row], each.refusal) for each in refused])
+        _keep(connection, block, [(rows.records[each.row], REFUSED + _text_of(each.refusal)) for each in refused])
         reasons.update(f"{table}: {_text_of(each.refusal)}" for each in refused)
         already_stored += rows.already_stored
     named = [f"{reason} ({rows} rows)" for reason, rows in reasons.most_common(MAX_REASONS)]
-    return Isolated(reasons.total(), already_stored, tuple(named))
+    return Isolated(reasons.total(), already_stored, tuple(named), len(put_aside))
+
+
+def _put_aside(
+    connection: Connection, block: RecordBlock, tables: Mapping[str, Sequence[int]], late_before: datetime
+) -> set[int]:
+    """Keep the late records of *tables* in `quarantine` and return them."""
+    limit_ns = (late_before - EPOCH) // timedelta(microseconds=1) * 1000
+    market = sorted(record for table in MARKET_TABLES & tables.keys() for record in tables[table])
+    late = [record for record in market if _EXCHANGE_NS.unpack_from(block.record_bytes(record))[0] < limit_ns]
+    _keep(connection, block, [(record, PUT_ASIDE) for record in late])
+    return set(late)
 
 
 def copy_rows(connection: Connection, table: str, batch: Batch, *, into: sql.Composable | None = None) -> None:
@@ -178,11 +206,13 @@ class _TableRows:
         batch: CopyBatch,
         *,
         is_doubtful: bool,
+        left_out: Collection[int],
     ) -> None:
         self._connection = connection
         self._table = table
         self._block = block
-        self._records = records  # of the rows, in the block
+        self._left_out = sorted(left_out)
+        self.records = [record for record in records if record not in left_out]  # of the rows, in the block
         self._batch = batch
         self._is_doubtful = is_doubtful
         self._conflicts: list[RefusedRow] = []
@@ -191,7 +221,7 @@ class _TableRows:
 
     def store(self) -> list[RefusedRow]:
         """Store all rows but those that the server refuses, and return these."""
-        refused = store_parts(len(self._records), self._attempt)
+        refused = store_parts(len(self.records), self._attempt)
         return sorted([*refused, *self._conflicts], key=lambda each: each.row)
 
     def _attempt(self, begin: int, end: int) -> Refusal | None:
@@ -210,7 +240,12 @@ class _TableRows:
     def _encode(self, begin: int, end: int) -> None:
         """Encode the records of these rows, and those of other tables in between, which nobody asks for."""
         self._batch.clear()
-        self._batch.append_block(self._block, self._records[begin], self._records[end - 1] + 1)
+        first, behind = self.records[begin], self.records[end - 1] + 1
+        for each in self._left_out[bisect_left(self._left_out, first) : bisect_left(self._left_out, behind)]:
+            if first < each:
+                self._batch.append_block(self._block, first, each)
+            first = each + 1
+        self._batch.append_block(self._block, first, behind)
 
     def _copy(self) -> Refusal | None:
         try:
@@ -283,22 +318,23 @@ class _TableRows:
         return self._connection.execute(sql.SQL(query).format(**names))
 
 
-def _is_kept(connection: Connection, block: RecordBlock, record: int) -> bool:
-    """Whether an earlier attempt has put this record into quarantine."""
-    values = [block.ring_of(record), block.describe(record)["seq"]]
-    return connection.execute(KEPT, values).fetchone() is not None
+def _find_kept(connection: Connection, block: RecordBlock, records: Sequence[int]) -> set[int]:
+    """Return which of *records* an earlier attempt has put into quarantine: they wait there, or were stored since."""
+    ids = [(block.ring_of(record), _SEQ.unpack_from(block.record_bytes(record))[0]) for record in records]
+    kept = set(connection.execute(KEPT, [[ring for ring, _ in ids], [seq for _, seq in ids]]).fetchall())
+    return {record for record, one in zip(records, ids, strict=True) if one in kept}
 
 
-def _keep(connection: Connection, block: RecordBlock, refused: Sequence[tuple[int, Refusal]]) -> None:
-    """Add the records with these numbers to `quarantine`: the whole record, as the ring had it."""
+def _keep(connection: Connection, block: RecordBlock, records: Sequence[tuple[int, str]]) -> None:
+    """Add the records with these numbers to `quarantine`, with a reason each: the whole record, as the ring had it."""
     values = []
-    for record, refusal in refused:
+    for record, reason in records:
         said = block.describe(record)
         frame = block.record_bytes(record)
         # a gap or ledger record has no time of receipt, and retention counts from it
         recv_time = EPOCH + timedelta(microseconds=said["recv_ns"] // 1000) if said["recv_ns"] else datetime.now(UTC)
         values.append([
-            recv_time, _name(VENUE_NAMES, said["venue"]), (REFUSED + _text_of(refusal))[:MAX_REASON_CHARS], frame,
+            recv_time, _name(VENUE_NAMES, said["venue"]), reason[:MAX_REASON_CHARS], frame,
             len(frame), block.ring_of(record), said["seq"], said["kind"], _name(MARKET_NAMES, said["market"]),
             said.get("symbol"),
         ])  # fmt: skip

@@ -131,9 +131,9 @@ class Replay:
     """A context manager; run() may be called several times. Memory is bounded by one batch of frames."""
 
     def __init__(
-        self, config: Config, connection: Connection, *, account: str | None = None, is_dry_run: bool = False
+        self, config: Config | None, connection: Connection, *, account: str | None = None, is_dry_run: bool = False
     ) -> None:
-        self._config = config
+        self._config = config  # None: no frames are replayed
         self._connection = connection
         self._account = account
         self._is_dry_run = is_dry_run
@@ -279,6 +279,7 @@ class Replay:
         if hopeless is not None:
             return hopeless
         if self._reparser is None:
+            assert self._config is not None
             self._reparser = self._stack.enter_context(Reparser(self._config, account=self._account))
         parsed = self._reparser.parse(
             venue=entry.venue, frame=entry.frame, recv_time=entry.recv_time, reason=entry.reason

@@ -116,13 +116,25 @@ def pending(migrations: Iterable[Migration], applied: Mapping[int, tuple[str, st
     return [known[version] for version in sorted(known) if version not in applied]
 
 
+def check_version(connection: Connection) -> None:
+    """Raise ConfigError if another version of Sise has made the tables, and this one cannot bring them up to date."""
+    if connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone() == (True,):
+        variant = _variant_of(connection)
+        pending([m for m in packaged_migrations() if m.variant in (None, variant)], _applied(connection))
+
+
 def migrate(database: str | Connection, *, retention_days: int = 365, columnstore_after_days: int = 7) -> list[str]:
     """Bring the database up to date and return the names of the migrations applied now; nothing to do is no error.
 
     database: a DSN, or a connection in autocommit mode. retention_days 0 keeps everything.
     """
     if isinstance(database, str):
-        with psycopg.connect(database, autocommit=True, application_name="sise migrate") as connection:
+        with psycopg.connect(
+            database,
+            autocommit=True,
+            application_name="sise migrate",
+            prepare_threshold=None,  # a pool in front of the server may give each transaction to another session
+        ) as connection:
             return migrate(connection, retention_days=retention_days, columnstore_after_days=columnstore_after_days)
     connection = database
     done = _apply(connection)

@@ -11,11 +11,15 @@ import psycopg
 from daemon import log
 from daemon.alerts import Alerts
 from daemon.sinks.column_types import WrongColumns
+from daemon.sinks.database import UnknownSchema
 from daemon.sinks.failures import FailureKind, classify
 from daemon.sinks.host import Counters
+from daemon.sinks.owner import OwnedByAnother
 
 CODE = "database_needs_operator"
 OVER = f"{CODE}_ended"
+# Errors of our own, whose texts name tables, places and versions, and no address.
+SAFE_TO_TELL = (WrongColumns, UnknownSchema, OwnedByAnother)
 
 
 class Trouble:
@@ -45,7 +49,7 @@ class Trouble:
             self._is_told = True
             # Never the whole text: the client's may quote the address, the server's the row.
             said = error.diag.message_primary or (
-                str(error) if isinstance(error, WrongColumns) else type(error).__name__
+                str(error) if isinstance(error, SAFE_TO_TELL) else type(error).__name__
             )
             message = f"every batch is refused and goes to spill files until this is repaired: {error.sqlstate} {said}"
             self._alerts.send("CRITICAL", CODE, message)

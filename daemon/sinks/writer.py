@@ -28,13 +28,17 @@ from daemon.alerts import Alerts, DatagramAlerts, NullAlerts
 from daemon.config import Database as DatabaseSettings
 from daemon.config import Spill as SpillSettings
 from daemon.failpoints import reach
+from daemon.identity import RENEW_S, Owner, owner_of
 from daemon.rings import noticing_new_rings, ring_paths
 from daemon.sinks import isolation
-from daemon.sinks.database import Advance, CursorAdvances, Database, FailureKind, Isolated, Ring, classify
+from daemon.sinks.database import FIRST_LOCK_TIMEOUT, Advance, CursorAdvances, Database, Isolated, Ring
 from daemon.sinks.errands import IDLE_WAIT_S, Errands
+from daemon.sinks.failures import FailureKind, classify
 from daemon.sinks.host import Clock, Counters, DrainDeadline, Host, host_of
 from daemon.sinks.isolation import new_batch
 from daemon.sinks.outage import Outage, SpillParts, State
+from daemon.sinks.owner import OwnedByAnother
+from daemon.sinks.put_aside import LOCK_NOT_AVAILABLE
 from daemon.sinks.recovery import LiveLoad, RecoveryThread, Registrar, Replayer, WaitingAlerts
 from daemon.sinks.spill import DIRECTORY, GIB, MIB, SpillDirectory
 from daemon.sinks.spiller import Spiller
@@ -90,10 +94,12 @@ class Writer:
         self._cursors: dict[Ring, int] = {}
         self._reached: dict[Ring, int] = {}  # cursors after the current batch, of the rings that are in it
         self._damaged: dict[Ring, int] = {}  # records skipped so far, of the rings that have any
+        self._told_missing: dict[Ring, int] = {}  # the cursor behind which records are missing, once that is told
         self._turn = 0
         self._trouble = Trouble(counters=counters, alerts=spilling.alerts)
         self._is_proven = True  # the database has taken a batch since the last outage
         self._maintenance_due = 0.0
+        self._renewal_due = 0.0
         self._errands = Errands(host, clock)
         self._outage = Outage(
             spilling, errands=self._errands, trouble=self._trouble, counters=counters, host=host, clock=clock
@@ -114,6 +120,7 @@ class Writer:
             while not (self._host.stopping() and self._is_drained()):
                 self._step()
             self._outage.tell_news()
+            self._give_up_owner()
         except DrainDeadline:
             self._log.warning("writer_drain_deadline", lag_bytes=self._count_lag())
             self._database.cancel()
@@ -151,8 +158,10 @@ class Writer:
             cursor = cursors[ring]
             missing = reader.seek_after(cursor)
             if missing > 0 and self._cursors.get(ring) != cursor:
-                self._log.critical("records_missing_in_ring", ring=reader.ring, after_seq=cursor, missing=missing)
-                if self._try(partial(self._note_lapped, ring), ()) is None:
+                if self._told_missing.get(ring) != cursor:
+                    self._told_missing[ring] = cursor
+                    self._log.critical("records_missing_in_ring", ring=reader.ring, after_seq=cursor, missing=missing)
+                if self._try(partial(self._note_lapped, ring), (), is_essential=True) is None:
                     return False
                 self._counters.increment("writer_lapped", missing)
             self._damaged[ring] = reader.corrupt_records
@@ -178,6 +187,8 @@ class Writer:
         self._outage.tell_news()
         if self._outage.state is not State.LIVE:
             self._step_without_database()
+            return
+        if not self._keep_owner():
             return
         if not self._gather():
             self._count_lag()
@@ -268,11 +279,11 @@ class Writer:
         self._reached.clear()
 
     def _store(self, claim: CursorAdvances) -> bool:
-        self._database.store(self._batch, claim)
+        self._database.store(self._batch, claim, lock_timeout=FIRST_LOCK_TIMEOUT)
         return True
 
-    def _store_isolated(self, claim: CursorAdvances) -> bool:
-        """The server refuses a value of the batch: take it row by row."""
+    def _store_isolated(self, claim: CursorAdvances, refusal: psycopg.Error) -> bool:
+        """The server refuses a value of the batch, or a late row in it has to wait for a lock: take it row by row."""
         block = RecordBlock()
         for reader in self._readers:
             ring = _ring_of(reader)
@@ -280,7 +291,7 @@ class Writer:
                 reader.seek_after(self._cursors[ring])
                 block.append_from(reader, self._reached[ring])  # type: ignore[arg-type] # the native ones, together
                 self._damaged[ring] = reader.corrupt_records  # seen for the second time
-        self._isolated = self._database.store_isolated(block, claim)
+        self._isolated = self._database.store_isolated(block, claim, puts_aside=refusal.sqlstate == LOCK_NOT_AVAILABLE)
         return True
 
     def _give_back(self) -> None:
@@ -299,7 +310,32 @@ class Writer:
         self._counters.set("last_commit_ns", now_ns)
         self._batch.observe_ages(self._counters, AGE_HISTOGRAM, now_ns)
         isolation.report(self._isolated, self._counters, self._spilling.alerts)
+        if self._isolated.put_aside:
+            self._spilling.recovery.store_put_aside()
         self._isolated = Isolated()
+
+    def _keep_owner(self) -> bool:
+        """Renew our ownership of the database when it is time to; False if another daemon has it: then nothing is
+        stored any more. An expired one is nobody's danger as long as nobody takes it, so other failures can wait."""
+        if self._clock.monotonic() < self._renewal_due:
+            return True
+        self._renewal_due = self._clock.monotonic() + RENEW_S
+        try:
+            self._attempt(self._database.keep_owner, None)
+        except OwnedByAnother as exc:
+            self._trouble.note_failure(exc)
+            self._batch.clear()
+            self._reached.clear()
+            self._outage.begin({})
+            return False
+        except psycopg.Error:
+            self._log.debug("owner_not_renewed", exc_info=True)
+        return True
+
+    def _give_up_owner(self) -> None:
+        if self._outage.state is State.LIVE:
+            with contextlib.suppress(psycopg.Error):
+                self._errands.run(self._errands.database, self._database.give_up_owner)
 
     def _maintain_hourly(self) -> None:
         """Only between batches. A failure is no reason to stop storing: the default partition takes every row."""
@@ -317,16 +353,18 @@ class Writer:
         action: Callable[[], R],
         delays_s: Sequence[float],
         *,
-        on_refusal: Callable[[], R] | None = None,
+        on_refusal: Callable[[psycopg.Error], R] | None = None,
+        is_essential: bool = False,
     ) -> R | None:
         """Call *action* until the database does it: again after each of *delays_s*, then None.
 
-        A batch that the server refuses for a value in it is given to *on_refusal* at once. Nobody is waited for when a
-        stop is asked for, or a ring is half full.
+        A batch that the server refuses for a value in it, or that waits for a lock, is given to *on_refusal* at once.
+        Nobody is waited for when a stop is asked for, or a ring is half full. is_essential: a full ring is no reason,
+        because nothing can be stored, and no room be made, before this is done.
         """
         for delay_s in (*delays_s, None):
             try:
-                return self._attempt(action, on_refusal)
+                return self._attempt(action, on_refusal, is_essential=is_essential)
             except psycopg.Error as exc:
                 self._trouble.note_failure(exc, records=self._batch.records, rows=self._batch.rows)
             if delay_s is None or self._is_urgent():
@@ -335,7 +373,13 @@ class Writer:
             self._errands.pause(delay_s, self._count_lag)
         return None
 
-    def _attempt(self, action: Callable[[], R], on_refusal: Callable[[], R] | None) -> R:
+    def _attempt(
+        self,
+        action: Callable[[], R],
+        on_refusal: Callable[[psycopg.Error], R] | None,
+        *,
+        is_essential: bool = False,
+    ) -> R:
         cancel_due = 0.0
         patient_until = self._clock.monotonic() + PRESSED_WAIT_S
 
@@ -343,7 +387,7 @@ class Writer:
             nonlocal cancel_due
             self._count_lag()
             now = self._clock.monotonic()
-            is_patient = now < patient_until and not self._host.stopping()
+            is_patient = (is_essential or now < patient_until) and not self._host.stopping()
             if self._is_urgent() and not is_patient and now >= cancel_due:  # the second time cuts the connection
                 cancel_due = now + CANCEL_AGAIN_S
                 self._database.cancel()
@@ -351,9 +395,9 @@ class Writer:
         try:
             result = self._errands.run(self._errands.database, action, look)
         except psycopg.Error as exc:
-            if on_refusal is None or classify(exc) is not FailureKind.DATA:
+            if on_refusal is None or not (classify(exc) is FailureKind.DATA or exc.sqlstate == LOCK_NOT_AVAILABLE):
                 raise
-            result = self._errands.run(self._errands.database, on_refusal, look)
+            result = self._errands.run(self._errands.database, partial(on_refusal, exc), look)
         if on_refusal is None:
             self._trouble.note_answer()
         else:
@@ -390,6 +434,7 @@ def run(
     spill_directory: Path,
     spill: SpillSettings = SpillSettings(),  # noqa: B008 - frozen
     alerts: Alerts | None = None,
+    owner: Owner | None = None,
 ) -> bool:
     """Be the writer of the rings at *ring_paths*; see `Writer.run` for the result.
 
@@ -400,7 +445,7 @@ def run(
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(contextlib.closing(GatingReader(path, CONSUMER))) for path in ring_paths]
         on_ready()
-        database, second = Database(settings), Database(settings)
+        database, second = Database(settings, owner), Database(settings, owner)
         directory = SpillDirectory(
             spill_directory, quota_bytes=int(spill.quota_gb * GIB), min_free_bytes=spill.min_free_mb * MIB
         )
@@ -455,6 +500,7 @@ def main(child: process.Child) -> None:
             spill_directory=child.data_dir / DIRECTORY,
             spill=child.config.spill,
             alerts=alerts,
+            owner=owner_of(child.data_dir),
         )
 
 

@@ -90,11 +90,17 @@ class Store(Protocol):
     def add_lapped_gaps(self, ring: Ring, /) -> None:
         """Note that what follows the ring's cursor is missing."""
 
-    def store(self, batch: Batch, claim: Claim, /) -> None:
+    def store(self, batch: Batch, claim: Claim, /, *, lock_timeout: str = ...) -> None:
         """Store the rows and take the claim: move the cursors."""
 
-    def store_isolated(self, block: RecordBlock, claim: Claim, /) -> Isolated:
-        """Store the rows that the server takes, the others in quarantine."""
+    def store_isolated(self, block: RecordBlock, claim: Claim, /, *, puts_aside: bool = False) -> Isolated:
+        """Store the rows that the server takes, the others in quarantine, and late ones if *puts_aside*."""
+
+    def keep_owner(self) -> None:
+        """Say that the database is still ours. Raises owner.OwnedByAnother."""
+
+    def give_up_owner(self) -> None:
+        """Let another have it."""
 
     def maintain(self, today: date, /) -> None:
         """Do the hourly upkeep."""

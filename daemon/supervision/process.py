@@ -26,8 +26,9 @@ where `run(child: Child) -> int | None` is given
     child.stop_into(loop, event)     asyncio roles: set *event* when asked to stop (replaces the plain handler)
     child.on_reload(loop, callback)  workers: called with the new (Config, WorkerPlan) when their part has changed
 
-The return value is the exit code (None: OK). A raised ConfigError exits with CONFIG; RingError or Refused before
-running() with CANNOT_BOOT; everything else is logged with its traceback and exits with FAILED, to be restarted.
+The return value is the exit code (None: OK). A raised ConfigError exits with CONFIG, RingReplaced with RING_REPLACED;
+RingError or Refused before running() with CANNOT_BOOT; everything else is logged with its traceback and exits with
+FAILED. After RING_REPLACED and FAILED the process is restarted.
 Settings reach the child through an anonymous file on its standard input: never through argv or the environment,
 which other users could read.
 """
@@ -50,7 +51,7 @@ import setproctitle
 
 from daemon import log
 from daemon.config import Config
-from daemon.errors import ConfigError, Refused, RingError
+from daemon.errors import ConfigError, Refused, RingError, RingReplaced
 from daemon.supervision import handover
 from native_pipeline.counters import COUNTERS, CountersBlock
 
@@ -75,6 +76,7 @@ class ExitCode(enum.IntEnum):
     CONFIG = 2  # what the operator wrote cannot work: restarting changes nothing
     CANNOT_BOOT = 3  # a resource at the start is not what it must be: ring file, port, database schema
     ORPHANED = 4  # the supervisor was gone before the child had begun
+    RING_REPLACED = 5  # the file of a ring is another one than at the start: the restart opens it
 
 
 class ProcessState(enum.IntEnum):
@@ -372,10 +374,22 @@ def run_entry(child: Child, entry: Callable[[Child], int | None]) -> int:
     except ConfigError as exc:
         child.log.error("config_error", error=str(exc))  # noqa: TRY400 - the message is the whole story
         return ExitCode.CONFIG
+    except RingReplaced as exc:
+        return _start_anew(child, exc)
     except (RingError, Refused) as exc:
         child.log.exception("role_failed", error=str(exc))
         return ExitCode.CANNOT_BOOT if child.state is ProcessState.STARTING else ExitCode.FAILED
-    except Exception:
+    except Exception as exc:
+        if isinstance(exc, ExceptionGroup) and exc.split(RingReplaced)[1] is None:  # of a task group, and nothing else
+            return _start_anew(child, exc)
         child.log.exception("role_failed")
         return ExitCode.FAILED
     return ExitCode.OK if code is None else code
+
+
+def _start_anew(child: Child, cause: Exception) -> ExitCode:
+    """Nothing is wrong with this process: one line says why it ends. What became of the ring, the next worker says."""
+    while isinstance(cause, ExceptionGroup):
+        cause = cause.exceptions[0]
+    child.log.warning("ring_to_be_opened_anew", reason=str(cause))
+    return ExitCode.RING_REPLACED

@@ -46,7 +46,7 @@ GROWTHS = (
     Growth("records_late", "INFO", "records_late", 100, "{n} trades arrived out of order in the last minute"),
     Growth("ring_full_waits", "WARNING", "ring_full", 1, "the ring was full {n} times in the last minute"),
     Growth("publish_lapped", "WARNING", "messages_not_published", 1, "{n} messages were never published on Redis"),
-    Growth("records_dropped_on_redis", "WARNING", "messages_dropped", 1, "{n} messages given up: Redis is too slow"),
+    Growth("records_dropped_on_redis", "WARNING", "messages_dropped", 1, "{n} messages given up: Redis away or slow"),
     Growth("corrupt_records", "CRITICAL", "records_damaged", 1, "{n} records had a wrong checksum"),
     Growth("writer_lapped", "CRITICAL", "records_missing", 1, "{n} records were no longer in the ring"),
     Growth("attempts_withheld", "INFO", "attempts_withheld", 10, "{n} attempts were put off by the governor"),

@@ -27,7 +27,7 @@ def one_line(status: Summary) -> str:
         f"stored {rate['rows_committed']:,.0f}/s",
         f"behind {mib(sum(lag for _, _, lag in _lags(status)))}",
     ]
-    return "  ".join([*parts, *status["reasons"][:1]])
+    return "  ".join([*parts, *(*status["reasons"], *status["notes"])[:1]])
 
 
 def state(status: Summary) -> str:
@@ -39,7 +39,7 @@ def state(status: Summary) -> str:
 
 def _lines(status: Summary) -> Iterator[str]:
     yield f"Sise {state(status)}  {status['time'][:19].replace('T', ' ')} UTC"
-    yield from (f"  ! {reason}" for reason in status["reasons"])
+    yield from (f"  ! {reason}" for reason in (*status["reasons"], *status["notes"]))
     yield ""
     yield from _table(
         ("process", "pid", "state", "up", "heartbeat", "starts", "memory"),
@@ -79,6 +79,7 @@ def _numbers(status: Summary) -> Iterator[str]:
     yield ""
     yield from _table(("ring", "consumer", "behind"), [(ring, name, mib(lag)) for ring, name, lag in _lags(status)])
     yield ""
+    yield from _delays(status)
     found = status["completeness"]
     yield (
         f"completeness: {found['volume_gaps']:,} holes in the stream, {found['gaps_recorded']:,} gaps recorded, "
@@ -93,6 +94,14 @@ def _numbers(status: Summary) -> Iterator[str]:
         f"alerts: {alerts['raised']:,} raised, {alerts['published']:,} published, "
         f"{alerts['suppressed']:,} repetitions, {alerts['lost']:,} lost"
     )
+
+
+def _delays(status: Summary) -> Iterator[str]:
+    for one in status.get("exchange_delays", ()):
+        yield (
+            f"received behind the exchange's time, {one['venue']} {one['market']}: {one['smallest_s']:.3f} s at least, "
+            f"median {one['p50_s']:.2f}, p99 {one['p99_s']:.2f}, {one['largest_s']:.2f} at most"
+        )
 
 
 def _reconciled(found: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from daemon.supervision.supervisor import NAME as SUPERVISOR
 from daemon.watching.readings import NS_PER_S, ProcessReading, Reading
 
 WRITER = "writer"
+PUBLISHER = "publisher"
 MAX_COMMIT_AGE_S = 5.0  # a batch takes 0.2 s: records that wait longer mean a writer that does not keep up
 MAX_RING_SHARE = 0.25  # of a ring waiting for the writer
 RUNNING = ProcessState.RUNNING.name.lower()
@@ -49,6 +50,19 @@ def unready_reasons(history: Sequence[Reading], *, silence_limit_s: float) -> li
             reasons += _role_reasons(process)
     reasons += lag_reasons(history)
     return reasons
+
+
+def notes(reading: Reading, *, silence_limit_s: float) -> list[str]:
+    """Return what is wrong although the daemon may be ready: market data do not need it."""
+    found = []
+    for process in reading.processes:
+        if process.role == PUBLISHER and process.state == RUNNING and process.values["redis_connected"] != 1:
+            found.append(f"{process.name}: Redis is away: nothing is published, storing goes on")
+        elif process.role in BEST_EFFORT and process.silent_for_s > silence_limit_s:
+            found.append(f"{process.name}: no heartbeat for {process.silent_for_s:.0f} s")
+        elif process.role in BEST_EFFORT and process.state != RUNNING:
+            found.append(f"{process.name}: is {process.state}")
+    return found
 
 
 def _role_reasons(process: ProcessReading) -> list[str]:

@@ -54,6 +54,7 @@ def _families(reading: Reading) -> Iterator[Metric]:
             yield family
     yield from _process_families(reading)
     yield from _ring_families(reading)
+    yield _exchange_delays(reading)
     yield _ages(reading)
 
 
@@ -108,6 +109,18 @@ def _ages(reading: Reading) -> HistogramMetricFamily:
         buckets.append(("+Inf", sum(fine)))
         total_us = sum(count * bucket_upper_us(number) for number, count in enumerate(fine) if count)
         family.add_metric([ages.STAGES[process.role], process.name], buckets, total_us / 1e6)
+    return family
+
+
+def _exchange_delays(reading: Reading) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "sise_exchange_delay_seconds",
+        "receive time minus exchange time, of a sample of the last minute's records; the venue's resolution is in it",
+        labels=("venue", "market", "quantile"),
+    )
+    for one in reading.delays:
+        for quantile, value in (("0", one.smallest_s), ("0.5", one.p50_s), ("0.99", one.p99_s), ("1", one.largest_s)):
+            family.add_metric([one.venue, one.market, quantile], value)
     return family
 
 

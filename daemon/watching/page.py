@@ -72,7 +72,7 @@ function draw(status) {
   at("state").textContent = status.ready ? "ready" : status.alive ? "not ready" : "not alive";
   at("state").className = "state " + (status.ready ? "good" : "bad");
   at("time").textContent = status.time.slice(0, 19).replace("T", " ") + " UTC";
-  at("reasons").replaceChildren(...status.reasons.map(reason => element("li", reason)));
+  at("reasons").replaceChildren(...[...status.reasons, ...status.notes].map(reason => element("li", reason)));
   at("numbers").replaceChildren(...Object.entries(names).map(([key, label]) => {
     const box = element("div", "");
     box.append(element("b", number(status.totals[key])),

@@ -10,6 +10,7 @@ import msgspec
 from daemon.errors import RingError
 from daemon.rings import ring_paths
 from daemon.supervision.process import ProcessState
+from daemon.watching.exchange_delays import DelayReading, ExchangeDelays
 from daemon.watching.reconcile_file import read_reconcile
 from daemon.watching.worker_status import WorkerStatus, WorkerStatusFiles
 from native_pipeline.counters import CountersBlock
@@ -63,6 +64,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     rings: list[RingReading]
     workers: dict[str, WorkerStatus] = {}
     reconcile: dict[str, Any] | None = None  # see reconcile_file
+    delays: list[DelayReading] = []  # of the last minute
 
 
 def role_of(name: str) -> str:
@@ -90,6 +92,7 @@ class Instruments:
         self._blocks: dict[str, CountersBlock] = {}
         self._rings: dict[Path, RingFile] = {}
         self._worker_files = WorkerStatusFiles(data_dir)
+        self._delays = ExchangeDelays()
 
     def read(self) -> Reading:
         """Return the present numbers."""
@@ -103,19 +106,23 @@ class Instruments:
                 missing.append(name)
             else:
                 found.append(_process_reading(name, block, mono_ns))
+        wall_ns = self._wall_ns()
         return Reading(
-            wall_ns=self._wall_ns(),
+            wall_ns=wall_ns,
             mono_ns=mono_ns,
             processes=found,
             missing=missing,
             rings=self._read_rings(),
             workers={name: self._worker_files.read(name) for name in self._processes if role_of(name) == WORKER},
             reconcile=read_reconcile(self._data_dir),
+            delays=self._delays.look(ring_paths(self._data_dir), wall_ns),
         )
 
     def _read_rings(self) -> list[RingReading]:
         readings = []
         for path in ring_paths(self._data_dir):
+            if path in self._rings and not self._rings[path].is_in_place:  # a worker has made a new one
+                del self._rings[path]
             if path not in self._rings:
                 try:
                     self._rings[path] = RingFile(path)

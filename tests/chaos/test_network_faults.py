@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from daemon.embedded import EmbeddedPostgres, EmbeddedRedis
+from daemon.rings import ring_paths
+from daemon.watching.exchange_delays import DelayReading, ExchangeDelays
+from daemon.watching.inspection import Inspection
 from tests.chaos import lossy_link
 from tests.chaos.network_rig import NetworkRig
 from tests.chaos.venue_rig import VenueRig
@@ -60,6 +63,44 @@ def test_half_a_second_of_latency_with_jitter_and_hiccups_is_no_reason_to_discon
 
     rig.finish()
 
+    assert rig.gaps() == []
+
+
+@pytest.mark.requirement("F23")
+def test_half_a_second_more_on_the_line_is_half_a_second_more_in_the_delays_that_people_see(make_rig: MakeRig) -> None:
+    """KIS tells seconds: a record without any delay seems up to a second old, and none at all just behind its turn."""
+    rig = make_rig(link_timeout_s=4.0)
+    rig.start(rate=RATE)
+    rig.wait_ready()
+
+    def delays() -> DelayReading:
+        """Of records from now on, until one of each tenth of a second has come."""
+        looks = ExchangeDelays()
+        looks.look(ring_paths(rig.data_dir), time.time_ns() - 3600 * 10**9)  # forgotten again: it is an hour ago
+        began_ns = time.time_ns()
+        looks.look(ring_paths(rig.data_dir), began_ns)
+        found: list[DelayReading] = []
+
+        def second_is_over() -> bool:
+            found[:] = looks.look(ring_paths(rig.data_dir), time.time_ns())
+            return time.time_ns() > began_ns + 2 * 10**9
+
+        wait_for(second_is_over, "two seconds of records")
+        return found[0]
+
+    without = delays()
+    rig.ws.latency_s = 0.5
+    rig.wait_received(int(RATE))
+    shown = Inspection(rig.data_dir).read()  # what `sise status` shows
+    with_it = delays()
+
+    assert (without.venue, without.market) == ("kis", "kr")
+    assert -0.05 < without.smallest_s < 0.2
+    assert 0.4 < with_it.smallest_s - without.smallest_s < 0.9
+    assert 0.3 < with_it.p50_s - without.p50_s < 0.9
+    assert shown.delays[0].records > 0
+    assert rig.total("connections_lost") == 0
+    rig.finish()
     assert rig.gaps() == []
 
 

@@ -82,6 +82,7 @@ def test_a_ring_file_broken_under_a_running_daemon_is_made_again_and_read_from_t
 def test_a_ring_file_deleted_or_cut_while_nothing_runs_does_not_stop_the_next_start(rig: Rig) -> None:
     with running(rig, rate=RATE):
         rig.wait_received(1_000)
+        wait_for(lambda: rig.total("rows_committed") >= 100, f"rows: {rig.tail()}")  # else nobody misses any
         rig.kill_roles(signal.SIGKILL)
         assert rig.daemon is not None
         rig.daemon.kill()

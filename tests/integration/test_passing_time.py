@@ -38,6 +38,7 @@ __all__ = ["bench", "lines"]  # fixtures
 
 SEOUL, NEW_YORK = ZoneInfo("Asia/Seoul"), ZoneInfo("America/New_York")
 SPEED = 100.0
+LONGEST_LOOK_S = 0.04  # between two looks at the clock, but for a machine that does something else meanwhile
 HOUR_NS = 3600 * 10**9
 # The thresholds of silence are those of production; what the machine has to be quick for is not.
 PATIENT = Ingest(subscribe_interval_ms=100, subscribe_timeout_s=1000.0, link_timeout_s=2000.0, connect_timeout_s=20.0)
@@ -47,11 +48,16 @@ class Clocks:
     """Monotonic and wall clock of a worker, faster than real ones; the wall clock can be set."""
 
     def __init__(self, wall: datetime | None = None) -> None:
-        self._began_s = time.monotonic()
+        self._began_s = self._looked_s = time.monotonic()
+        self._passed_s = 0.0
         self._wall_ns = time.time_ns() if wall is None else int(wall.timestamp()) * 10**9
 
     def clock(self) -> float:
-        return self._began_s + (time.monotonic() - self._began_s) * SPEED
+        """The time; of a pause of the machine only the beginning passes, as it would be no pause of the venue."""
+        now_s = time.monotonic()
+        self._passed_s += min(now_s - self._looked_s, LONGEST_LOOK_S) * SPEED
+        self._looked_s = now_s
+        return self._began_s + self._passed_s
 
     def wall_ns(self) -> int:
         return self._wall_ns + int((self.clock() - self._began_s) * 1e9)
@@ -60,11 +66,13 @@ class Clocks:
         self._wall_ns += ns
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds / SPEED):
-                await event.wait()
-        except TimeoutError:
-            pass
+        until_s = self.clock() + seconds
+        while not event.is_set() and (left_s := until_s - self.clock()) > 0:
+            try:
+                async with asyncio.timeout(min(left_s / SPEED, LONGEST_LOOK_S / 4)):
+                    await event.wait()
+            except TimeoutError:
+                pass
 
     async def after(self, seconds: float) -> None:
         """Until *seconds* of these clocks have passed."""

@@ -14,7 +14,7 @@ from daemon.config import Account, Config, Database, Feed
 from daemon.errors import ConfigError, Refused
 from daemon.recording.capture import CaptureFile, encode_line, file_name, hour_of
 from daemon.recording.replay import FileReport, Pace, parse_speed, replay_files
-from daemon.recording.replay_store import LOWEST_SOURCE, lock
+from daemon.recording.replay_store import LOWEST_SOURCE, require_alone
 from daemon.sinks.count_queries import read_checkpoints, read_counts
 from daemon.sinks.counts import minute_of
 from native_pipeline.ring import RingWriter, create_ring
@@ -228,10 +228,14 @@ def test_what_the_daemon_may_not_have_stored_yet_is_left_out(bench: Bench) -> No
 
 
 def test_two_replays_at_once_are_refused(bench: Bench) -> None:
+    path = bench.capture((0, trade(1)))
     with psycopg.connect(bench.config.database.dsn, autocommit=True) as connection:
-        lock(connection)
-        with pytest.raises(Refused, match="another replay is running"):
-            bench.replay(bench.capture((0, trade(1))))
+        with connection.transaction():
+            require_alone(connection)
+            with pytest.raises(Refused, match="another replay is running"):
+                bench.replay(path)
+        bench.replay(path)
+    assert bench.count("market_ticks") == 1
 
 
 def test_a_replay_at_recorded_speed_waits_as_long_as_it_took_and_commits_on_the_way(bench: Bench) -> None:

@@ -217,11 +217,8 @@ async def test_a_stop_closes_the_sockets_properly_and_leaves_a_clean_ring(bench:
     async with simulating() as simulator:
         async with bench.working(config_for(simulator)):
             await wait_until(lambda: bench.value("records_received") > 0)
-            started = time.monotonic()
-        elapsed = time.monotonic() - started
         await wait_until(lambda: simulator.totals()["sessions_open"] == 0)
 
-    assert elapsed < 1.0
     assert "close_unanswered" not in lines.getvalue()
     RingWriter(str(bench.ring_path)).close()  # not held by anybody
     assert sum(record["count"] for record in bench.of_kind("ledger")) == len(bench.of_kind("trade", "orderbook"))

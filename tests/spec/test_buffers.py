@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from daemon.buffers import repair, survey
+from daemon.buffers import as_text, repair, survey
 from daemon.cli import main
 from daemon.errors import Refused
 from daemon.rings import prepare_rings, ring_path
@@ -74,6 +74,9 @@ def test_a_list_says_what_is_there_and_how_far_each_consumer_is(data_dir: Path) 
     assert {one.name: one.lag_bytes for one in ring.consumers} == {"writer": 60 * RECORD, "publisher": 100 * RECORD}
     assert (spill.kind, spill.records, spill.first_ns, spill.problems) == ("spill", 10, NOW_NS, [])
     assert image(data_dir) == before, "only read"
+    last = as_text([ring, spill]).splitlines()[-1]
+    assert last == f"1 rings; 1 spill files, 10 records in {spill.size_bytes:,} bytes; all are whole"
+    assert as_text([]) == "no rings and no spill files"
 
 
 def test_a_survey_beside_a_running_producer_finds_no_damage(data_dir: Path) -> None:
@@ -170,4 +173,5 @@ def test_the_command_exits_with_1_for_damage_and_takes_json(data_dir: Path) -> N
     assert json.loads(fine.output)["whole"] is True
     assert damaged.exit_code == 1
     assert f"DAMAGED {ring_path(data_dir, 0)}: 120 bytes at offset {HEADER_BYTES}" in damaged.output
+    assert damaged.output.splitlines()[-1].endswith("; 1 files DAMAGED")
     assert listed.exit_code == 0

@@ -100,6 +100,25 @@ def test_a_block_of_another_layout_version_has_no_snapshot(path: Path) -> None:
     assert CountersBlock(path, 0).snapshot() is None
 
 
+@pytest.mark.requirement("F35", "F47")
+def test_a_block_of_another_layout_version_begins_anew_when_it_is_taken(path: Path) -> None:
+    block = CountersBlock(path, 0)
+    block.take("writer")
+    block.increment("rows_committed", 5)
+    block.observe_ns(1, 1)
+    CountersBlock(path, 1).take("publisher")
+    with path.open("r+b") as file:
+        file.seek(8)
+        file.write((2).to_bytes(4, "little"))
+
+    block.take("writer")
+
+    snapshot = block.snapshot()
+    assert snapshot is not None
+    assert (snapshot["starts"], snapshot["values"]["rows_committed"], sum(snapshot["histograms"][1])) == (1, 0, 0)
+    assert CountersBlock(path, 1).snapshot() is not None
+
+
 def test_every_counter_has_a_name_a_unit_and_a_meaning() -> None:
     assert len(COUNTER_IDS) == len(COUNTERS)
     assert all(name and unit and meaning for name, unit, meaning in COUNTERS)

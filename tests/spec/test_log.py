@@ -46,6 +46,16 @@ def test_a_line_of_another_thread_says_whose_it_is_too(capfd: pytest.CaptureFixt
     assert (line["role"], line["pid"], line["records"]) == ("writer", 7, 1)
 
 
+def test_a_line_begins_with_what_happened_how_bad_it_is_and_when(capfd: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json", role="writer", pid=7)
+
+    log.get().error("database_away", sqlstate="57P01")
+
+    line = json.loads(capfd.readouterr().err)
+    assert list(line) == ["event", "level", "timestamp", "sqlstate", "role", "pid"]
+    assert line["timestamp"].endswith("Z")
+
+
 def test_a_second_configuration_does_not_double_the_lines(capfd: pytest.CaptureFixture[str]) -> None:
     log.configure("info", "json")
     log.configure("info", "json")

@@ -276,6 +276,33 @@ def test_a_file_that_is_replaced_is_read_and_a_damaged_one_leaves_the_old_hours(
     assert log.events == ["market_hours_unreadable"] * 2
 
 
+def test_a_file_that_a_first_start_has_yet_to_write_is_not_missed_for_two_minutes(tmp_path: Path) -> None:
+    path, clock, log = tmp_path / "hours.json", Clock(), Log()
+    hours = MarketHours(path, clock=clock, logger=log)
+
+    for _ in range(11):
+        assert not hours.is_open("kr", "", 15)
+        clock.now_s += 10
+    assert log.events == []
+    write(path, content_of((10, 20)))
+    assert hours.is_open("kr", "", 15)
+    path.unlink()
+    clock.now_s += 2
+    assert hours.is_open("kr", "", 15)
+    assert log.events == ["market_hours_unreadable"]  # now it is missed at once
+
+
+def test_a_file_that_never_comes_is_missed_once(tmp_path: Path) -> None:
+    clock, log = Clock(), Log()
+    hours = MarketHours(tmp_path / "hours.json", clock=clock, logger=log)
+
+    for _ in range(20):
+        assert not hours.is_open("kr", "", 15)
+        clock.now_s += 10
+
+    assert log.events == ["market_hours_unreadable"]
+
+
 def test_the_file_is_looked_at_once_a_second_at_most(tmp_path: Path) -> None:
     path, clock = tmp_path / "hours.json", Clock()
     hours = MarketHours(write(path, content_of((10, 20))), clock=clock)

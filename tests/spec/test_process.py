@@ -8,9 +8,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 
 from daemon.config import Account, Config
-from daemon.errors import ConfigError, Refused, RingError
+from daemon.errors import ConfigError, Refused, RingError, RingReplaced
 from daemon.supervision import process
 from daemon.supervision.process import Assignment, Child, ExitCode, ProcessSpec, ProcessState
 from native_pipeline.counters import COUNTERS, CountersBlock, create_counters_file
@@ -142,6 +143,9 @@ def test_gauges_of_a_living_process_begin_at_zero_but_not_counters_and_times() -
     [
         (ConfigError("file: key: wrong"), ExitCode.CONFIG, ExitCode.CONFIG),
         (RingError("not a ring"), ExitCode.CANNOT_BOOT, ExitCode.FAILED),
+        (RingReplaced("gone"), ExitCode.RING_REPLACED, ExitCode.RING_REPLACED),
+        (ExceptionGroup("tasks", [RingReplaced("gone")]), ExitCode.RING_REPLACED, ExitCode.RING_REPLACED),
+        (ExceptionGroup("tasks", [RingReplaced("gone"), KeyError(1)]), ExitCode.FAILED, ExitCode.FAILED),
         (Refused("login"), ExitCode.CANNOT_BOOT, ExitCode.FAILED),
         (RuntimeError("bug"), ExitCode.FAILED, ExitCode.FAILED),
     ],
@@ -157,6 +161,22 @@ def test_what_a_role_raises_becomes_an_exit_code(
     codes.append(process.run_entry(child, fail))
 
     assert codes == [while_starting, while_running]
+
+
+@pytest.mark.requirement("F43")
+def test_a_ring_that_was_deleted_is_one_line_without_a_traceback(child: Child) -> None:
+    def fail(_child: Child) -> int:
+        raise ExceptionGroup("tasks", [RingReplaced("/data/rings/worker-0.ring: the file was deleted")])
+
+    with structlog.testing.capture_logs() as logs:
+        process.run_entry(child, fail)
+
+    (line,) = logs
+    assert line == {
+        "event": "ring_to_be_opened_anew",
+        "log_level": "warning",
+        "reason": "/data/rings/worker-0.ring: the file was deleted",
+    }
 
 
 def test_returning_nothing_is_fine_and_a_code_is_passed_on(child: Child) -> None:

@@ -60,15 +60,19 @@ def test_a_damaged_ring_is_moved_aside_loudly_and_replaced(tmp_path: Path, offse
     RingWriter(ring_path(tmp_path, 0)).close()
 
 
-def test_a_ring_of_another_version_is_refused_and_not_touched(tmp_path: Path) -> None:
-    prepare_rings(tmp_path, workers=1, capacity_mb=1)
-    overwrite(ring_path(tmp_path, 0), VERSION_OFFSET, b"\x09")
-    before = ring_path(tmp_path, 0).read_bytes()
+@pytest.mark.requirement("F35", "F47")
+@pytest.mark.parametrize("version", [0, 2, 2**32 - 1])
+def test_one_ring_of_another_version_refuses_the_start_before_any_ring_is_touched(tmp_path: Path, version: int) -> None:
+    prepare_rings(tmp_path, workers=3, capacity_mb=1)
+    RingWriter(ring_path(tmp_path, 0)).close(clean=False)
+    overwrite(ring_path(tmp_path, 1), VERSION_OFFSET, version.to_bytes(4, "little"))
+    overwrite(ring_path(tmp_path, 2), 0, b"garbage!")
+    before = {path: path.read_bytes() for path in ring_paths(tmp_path)}
 
-    with pytest.raises(RingError, match=r"worker-0\.ring: has layout version 9"):
-        prepare_rings(tmp_path, workers=1, capacity_mb=1)
+    with pytest.raises(RingError, match=r"worker-1\.ring: made by another version of Sise.* layout version 1;"):
+        prepare_rings(tmp_path, workers=4, capacity_mb=1)
 
-    assert ring_path(tmp_path, 0).read_bytes() == before
+    assert {path: path.read_bytes() for path in (tmp_path / "rings").iterdir()} == before
 
 
 def test_a_ring_that_is_in_use_is_not_moved(tmp_path: Path) -> None:

@@ -13,16 +13,18 @@ import pytest
 
 from daemon.config import Config, Feed, Supervision
 from daemon.ingest.worker_status import SessionEntry, StatusFile, SubscriptionEntry, status_path
+from daemon.rings import ring_path
 from daemon.supervision.directory_lock import ChildEntry, Holder, ProcessId, identify
 from daemon.supervision.process import ProcessState
 from daemon.watching import console, top
 from daemon.watching.inspection import Inspection, NotRunning, find_processes
 from daemon.watching.markets import MarketReading, collected_markets, market_readings
 from daemon.watching.ownership import ASSIGNED, COUNTERS_OF
-from daemon.watching.readings import NS_PER_S
+from daemon.watching.readings import NS_PER_S, Instruments
 from daemon.watching.summary import summarize
 from daemon.watching.worker_status import Problem, SessionStatus, WorkerStatus, WorkerStatusFiles
 from native_pipeline.counters import COUNTER_IDS, CountersBlock, create_counters_file
+from native_pipeline.ring import create_ring
 from tests.spec.made_readings import process, reading
 
 SESSION = SessionStatus(
@@ -180,6 +182,29 @@ def test_reasons_come_first_and_the_state_says_degraded() -> None:
     assert lines[1] == "  ! writer: the database is not connected"
 
 
+@pytest.mark.requirement("QG-IT-01")
+def test_redis_that_is_away_is_said_although_the_daemon_is_healthy() -> None:
+    status = summary()
+    away = summary(publisher=process("publisher"))
+
+    assert status["notes"] == []
+    assert (away["ready"], away["notes"]) == (True, ["publisher: Redis is away: nothing is published, storing goes on"])
+    first, second, *_ = console.full_text(away).splitlines()
+    assert first.startswith("Sise healthy")
+    assert second == "  ! publisher: Redis is away: nothing is published, storing goes on"
+    assert console.one_line(away).endswith("Redis is away: nothing is published, storing goes on")
+
+
+def test_a_recorder_that_is_gone_is_said_although_the_daemon_is_healthy() -> None:
+    for state, silent_for_s, said in (
+        ("stopped", 1.0, "recorder: is stopped"),
+        ("running", 31.0, "recorder: no heartbeat for 31 s"),
+    ):
+        status = summary(recorder=process("recorder", state=state, silent_for_s=silent_for_s))
+
+        assert (status["ready"], status["notes"]) == (True, [said])
+
+
 def test_a_daemon_without_a_heartbeat_is_called_not_alive() -> None:
     assert console.state(summary(writer=process("writer", silent_for_s=60))) == "NOT ALIVE"
 
@@ -305,6 +330,20 @@ def test_processes_are_found_in_the_counters_file_in_the_order_of_the_data(healt
         "supervisor": 0, "worker-0": 4, "worker-10": 5, "writer": 1, "publisher": 2,
     }  # fmt: skip
     assert find_processes(healthy.run / "nothing") == {}
+
+
+def test_a_ring_that_was_replaced_is_read_from_its_new_file(tmp_path: Path) -> None:
+    data = DataDir(tmp_path)
+    instruments = Instruments(counters_path=data.run / "counters", processes={"supervisor": 0}, data_dir=tmp_path)
+    path = ring_path(tmp_path, 0)
+    create_ring(path, ring=0, capacity_bytes=1 << 20)
+    (before,) = instruments.read().rings
+
+    path.unlink()
+    create_ring(path, ring=0, capacity_bytes=1 << 21)
+
+    (after,) = instruments.read().rings
+    assert (before.capacity_bytes, after.capacity_bytes) == (1 << 20, 1 << 21)
 
 
 def test_a_healthy_daemon_is_seen_so(healthy: DataDir) -> None:

@@ -1,6 +1,7 @@
 """The writer's loop with a fake database, rings and clock: pace of the retries, turns of the rings, end of a stop."""
 
 import itertools
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -12,8 +13,11 @@ import pytest
 from daemon.alerts import RecordingAlerts
 from daemon.config import Database, Spill
 from daemon.sinks.database import Advance, Batch, Claim, CursorAdvances, FailureKind, Isolated, Ring, classify
+from daemon.sinks.errands import BEAT_S
 from daemon.sinks.host import Host
 from daemon.sinks.outage import SpillParts
+from daemon.sinks.owner import OwnedByAnother
+from daemon.sinks.put_aside import Aside
 from daemon.sinks.recovery import LiveLoad, RecoveryThread, Registrar, Replayer
 from daemon.sinks.segment import Header, Range
 from daemon.sinks.spill import CannotSpill, SpillDirectory, SpillFile
@@ -117,7 +121,15 @@ class FakeDatabase:
         self.attempts: list[float] = []
         self.stored: list[list[Advance]] = []
         self.lapped: list[Ring] = []
+        self.strangers: list[OwnedByAnother] = []
         self.is_closed = False
+
+    def keep_owner(self) -> None:
+        if self.strangers:
+            raise self.strangers.pop()
+
+    def give_up_owner(self) -> None:
+        pass
 
     def start_cursors(self, first: Mapping[Ring, int], /) -> dict[Ring, int]:
         return dict(first)
@@ -125,13 +137,16 @@ class FakeDatabase:
     def add_lapped_gaps(self, ring: Ring, /) -> None:
         self.lapped.append(ring)
 
-    def store_isolated(self, block: object, claim: Claim, /) -> Isolated:
+    def store_isolated(self, block: object, claim: Claim, /, *, puts_aside: bool = False) -> Isolated:
         raise NotImplementedError
+
+    def store_put_aside(self) -> Aside:
+        return Aside()
 
     def store_missing(self, block: object, claim: Claim, /) -> Isolated:
         raise NotImplementedError
 
-    def store(self, _batch: Batch, claim: Claim, /) -> None:
+    def store(self, _batch: Batch, claim: Claim, /, *, lock_timeout: str = "") -> None:
         if isinstance(claim, CursorAdvances):
             self.attempts.append(self._clock.now)
         if self.failures:
@@ -244,6 +259,20 @@ def away() -> psycopg.Error:
     return psycopg.OperationalError("server closed the connection unexpectedly")
 
 
+@pytest.mark.requirement("F35", "F36")
+def test_records_for_a_database_that_another_daemon_has_are_spilled_from_the_first_one_on_and_people_are_told() -> None:
+    bench = Bench(50, 3)
+    bench.database.strangers = [OwnedByAnother("it belongs to the daemon of there:/data")]
+
+    assert bench.writer.run()
+
+    assert bench.database.stored == []
+    (ranges,) = bench.directory.spilled
+    assert {(one.ring, one.through_seq) for one in ranges} == {(0, 50), (1, 3)}
+    assert bench.alerts.codes()[0] == "database_needs_operator"
+    assert "there:/data" in str(bench.alerts.sent[0])
+
+
 @pytest.mark.requirement("DLP-02")
 def test_a_batch_is_tried_again_after_1_2_and_4_seconds_and_then_spilled() -> None:
     bench = Bench(50)
@@ -333,6 +362,29 @@ def test_a_ring_that_was_lapped_is_noted_as_a_gap_and_no_other(capsys: pytest.Ca
 
     assert bench.database.lapped == [(1, 1)]
     assert "records_missing_in_ring" in "".join(capsys.readouterr())
+
+
+@pytest.mark.requirement("DLP-01")
+def test_the_gaps_of_a_lapped_ring_are_waited_for_although_the_ring_is_full(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is stored before they are noted: giving that up again and again, the writer would never go on."""
+    bench = Bench(8_000, batch_rows=8_000)
+    reader, database = bench.readers[0], bench.database
+    reader.missing = 3
+    cancelled = threading.Event()
+    database.cancel = cancelled.set  # type: ignore[method-assign]
+
+    def note_slowly(ring: Ring, /) -> None:
+        bench.clock.now += 10.0
+        if cancelled.wait(3 * BEAT_S):
+            raise psycopg.errors.QueryCanceled("canceling statement due to user request")
+        database.lapped.append(ring)
+
+    database.add_lapped_gaps = note_slowly  # type: ignore[method-assign]
+    bench.writer.run()
+
+    assert database.lapped == [(0, 1)]
+    assert "".join(capsys.readouterr()).count("records_missing_in_ring") == 1
+    assert bench.counters["rows_committed"] == 8_000
 
 
 @pytest.mark.requirement("GS-01")
