@@ -12,6 +12,9 @@ from pathlib import Path
 
 IDENTITY_FILE = "identity"  # in state/ of the data directory
 RENEW_S = 5.0
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PROCESS_NAMES = Path("/proc/self/ns/pid")
+START_TIME = 19  # of the fields of /proc/PID/stat behind the name
 LEASE_S = 30  # several renewals, and a batch that takes long; who replaces a burnt machine waits that long at most
 
 
@@ -20,14 +23,19 @@ class Owner:
     """One data directory."""
 
     identity: uuid.UUID
-    place: str
+    place: str  # for people
+    process: str = ""  # token of its supervisor; empty: unknown
 
 
-def owner_of(data_dir: Path) -> Owner:
-    """Return who *data_dir* is; it gets its identity now if it has none, or none that can be read. Raises OSError."""
+def owner_of(data_dir: Path, supervisor: int) -> Owner:
+    """Return who *data_dir* is; it gets its identity now if it has none, or none that can be read. Raises OSError.
+
+    supervisor: process id of the one that runs there.
+    """
     path = data_dir / "state" / IDENTITY_FILE
+    process = token_of(supervisor)
     with suppress(FileNotFoundError, ValueError):
-        return _owner(data_dir, path)
+        return _owner(data_dir, path, process)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = uuid.uuid4()
     made = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -39,15 +47,38 @@ def owner_of(data_dir: Path) -> Owner:
         os.link(made, path)
     except FileExistsError:  # by another process, since we looked, or damaged
         with suppress(ValueError):
-            return _owner(data_dir, path)
+            return _owner(data_dir, path, process)
         made.replace(path)
     finally:
         made.unlink(missing_ok=True)
-    return _owner(data_dir, path)
+    return _owner(data_dir, path, process)
 
 
-def _owner(data_dir: Path, path: Path) -> Owner:
-    return Owner(uuid.UUID(path.read_text().strip()), f"{socket.gethostname()}:{data_dir.absolute()}")
+def _owner(data_dir: Path, path: Path, process: str) -> Owner:
+    return Owner(uuid.UUID(path.read_text().strip()), f"{socket.gethostname()}:{data_dir.absolute()}", process)
+
+
+def token_of(pid: int) -> str:
+    """Name a process of this boot of this machine and of our name space for ever; empty: there is none, or no /proc."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[START_TIME]
+        return f"{_here()}/{pid}/{started}"
+    except (OSError, IndexError):
+        return ""
+
+
+def is_dead(token: str) -> bool:
+    """Whether the process of *token* would be seen from here if it lived, and is not there."""
+    here, _, process = token.rpartition("/")[0].rpartition("/")
+    try:
+        return here == _here() and process.isdigit() and token_of(int(process)) != token
+    except OSError:
+        return False
+
+
+def _here() -> str:
+    """Name this boot of the machine, and the name space in which process ids mean something."""
+    return f"{BOOT_ID.read_text().strip()}/{PROCESS_NAMES.readlink()}"
 
 
 def refusal(server: str, place: str, age_s: int, key: str) -> str:

@@ -44,7 +44,7 @@ def run_daemon(config_path: str) -> int:
     log.get().info("settings", file=config_path, **settings.masked(config))
 
     def prepare() -> None:
-        check_servers(config, owner_of(data_dir))
+        check_servers(config, owner_of(data_dir, os.getpid()))
         _prepare_rings(data_dir, config)
         planner.keep()
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import pytest
 from psycopg.conninfo import make_conninfo
 
 from daemon.embedded import EmbeddedPostgres
@@ -25,9 +26,9 @@ PRELOAD: Mapping[str, str] = {
     "timescaledb.max_background_workers": "16",
     "max_worker_processes": "32",
 }
+plain_only = pytest.mark.skipif(HAS_TIMESCALEDB, reason="is about a PostgreSQL without TimescaleDB")
 STOPS_ITS_SERVER = "stops its server, and SISE_TEST_POSTGRES names one that runs: see SISE_TEST_POSTGRES_BIN"
 NEEDS_TIMESCALEDB = "needs a TimescaleDB: SISE_TEST_POSTGRES_BIN or SISE_TEST_POSTGRES, see tests/servers.py"
-NEEDS_PLAIN = "is about a PostgreSQL without TimescaleDB"
 
 
 class _WithTimescaleDB(EmbeddedPostgres):

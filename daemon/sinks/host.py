@@ -1,5 +1,6 @@
 """What the two sinks need of the process they run in: counters, clock, wake-ups, and the time to drain."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,6 +40,20 @@ class Host:
 
 class DrainDeadline(Exception):
     """Time is up; what is left stays in the rings for the next start."""
+
+
+def before_each(host: Host, action: Callable[[], object]) -> Host:
+    """Return *host*, with *action* done at each beat and before each wait."""
+
+    def beat() -> None:
+        host.beat()
+        action()
+
+    def wait(seconds: float) -> object:
+        action()
+        return host.wait(seconds)
+
+    return dataclasses.replace(host, beat=beat, wait=wait)
 
 
 def host_of(child: Child, consumer: str) -> Host:

@@ -37,6 +37,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 MAX_REASON_CHARS = 500  # a message may quote the row
 MAX_REASONS = 5  # of a batch, in log and alert
 NAMED_LINE = re.compile(r"COPY [^,]+, \S+ (\d+)")  # the context of an error; other languages have another word
+CHUNK = re.compile(r"_hyper_\d+_\d+_chunk")  # TimescaleDB names it in messages: one reason, whatever the day
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 REFUSED = "refused by the database: "
 PUT_ASIDE = "put aside: its part of the table was locked"  # the reason of rows that are stored as soon as it is not
@@ -162,7 +163,7 @@ def store(
         rows = _TableRows(connection, table, block, tables[table], batch, is_doubtful=is_doubtful, left_out=left_out)
         refused = rows.store()
         _keep(connection, block, [(rows.records[each.row], REFUSED + _text_of(each.refusal)) for each in refused])
-        reasons.update(f"{table}: {_text_of(each.refusal)}" for each in refused)
+        reasons.update(f"{table}: {CHUNK.sub(table, _text_of(each.refusal))}" for each in refused)
         already_stored += rows.already_stored
     named = [f"{reason} ({rows} rows)" for reason, rows in reasons.most_common(MAX_REASONS)]
     return Isolated(reasons.total(), already_stored, tuple(named), len(put_aside))

@@ -10,6 +10,7 @@ outcome of one is unknown, or a predecessor was killed, the cursor says where to
 
 import contextlib
 import dataclasses
+import os
 import random
 import time
 from collections import Counter
@@ -418,7 +419,7 @@ def run(
 def main(child: process.Child) -> None:
     """Be the publisher process until asked to stop."""
     host = host_of(child, CONSUMER)
-    owner = owner_of(child.data_dir)
+    owner = owner_of(child.data_dir, os.getppid())
     run(
         child.config.redis,
         ring_paths(child.data_dir),

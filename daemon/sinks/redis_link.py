@@ -17,14 +17,14 @@ from redis.retry import Retry
 from daemon import log
 from daemon.config import Redis as RedisSettings
 from daemon.errors import Retryable
-from daemon.identity import LEASE_S, Owner, refusal
+from daemon.identity import LEASE_S, Owner, is_dead, refusal
 from daemon.sinks.redis_errors import Reaction, reaction_to, text_of
 from native_pipeline.redis_encoder import CURSOR_KEY, LAST_KEY
 from native_pipeline.redis_replies import TransactionReplies
 
 RECEIVE_BYTES = 1 << 16  # the replies to a full batch arrive in one or two reads
 CLIENT_NAME = "sise-publisher"
-OWNER_KEY = "published:owner"  # identity and place of the data directory that publishes here; expires by itself
+OWNER_KEY = "published:owner"  # identity, process and place of the data directory that publishes here; expires
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class RedisLink:
     def give_up_owner(self) -> None:
         """Let another data directory have the server from now on. Raises RedisAway."""
         try:
-            if self._owner is not None and self._call("GET", OWNER_KEY) == _name(self._owner):
+            if self._owner is not None and _is_of(self._call("GET", OWNER_KEY), self._owner):
                 self._call("DEL", OWNER_KEY)
         except (redis.RedisError, OSError) as exc:
             self.close()
@@ -152,15 +152,18 @@ class RedisLink:
             return
         ours = _name(self._owner)
         found = self._call("GET", OWNER_KEY)
+        if found is not None and not _is_of(found, self._owner) and is_dead(_parts(found)[1]):
+            self._call("DEL", OWNER_KEY)
+            found = None
         if found is None:
             with suppress(redis.ResponseError):
                 self._call("SET", OWNER_KEY, ours, "NX", "EX", LEASE_S)
             found = self._call("GET", OWNER_KEY) or ours
-        if found != ours:
+        if not _is_of(found, self._owner):
             age_s = LEASE_S - max(0, int(self._call("TTL", OWNER_KEY)))
-            place = found.partition(b" ")[2].decode(errors="replace")
-            raise RedisOwned(refusal("Redis", place, age_s, "redis.url"), age_s)
-        self._call("EXPIRE", OWNER_KEY, LEASE_S)
+            raise RedisOwned(refusal("Redis", _parts(found)[2], age_s, "redis.url"), age_s)
+        with suppress(redis.ResponseError):
+            self._call("SET", OWNER_KEY, ours, "XX", "EX", LEASE_S)
 
     def close(self) -> None:
         """Disconnect. From another thread this ends a connect() or send() that hangs."""
@@ -191,7 +194,18 @@ class RedisLink:
 
 
 def _name(owner: Owner) -> bytes:
-    return f"{owner.identity} {owner.place}".encode()
+    return f"{owner.identity} {owner.process} {owner.place}".encode()
+
+
+def _is_of(found: bytes | None, owner: Owner) -> bool:
+    return found is not None and _parts(found)[0] == str(owner.identity)
+
+
+def _parts(found: bytes) -> tuple[str, str, str]:
+    """Return identity, process and place; the place may have spaces."""
+    identity, _, rest = found.decode(errors="replace").partition(" ")
+    process, _, place = rest.partition(" ")
+    return identity, process, place
 
 
 def _away(error: Exception) -> RedisAway:

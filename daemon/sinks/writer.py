@@ -13,6 +13,7 @@ takes to answer. It never runs ahead: at any moment one thread works and the oth
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ from daemon.sinks import isolation
 from daemon.sinks.database import FIRST_LOCK_TIMEOUT, Advance, CursorAdvances, Database, Isolated, Ring
 from daemon.sinks.errands import IDLE_WAIT_S, Errands
 from daemon.sinks.failures import FailureKind, classify
-from daemon.sinks.host import Clock, Counters, DrainDeadline, Host, host_of
+from daemon.sinks.host import Clock, Counters, DrainDeadline, Host, before_each, host_of
 from daemon.sinks.isolation import new_batch
 from daemon.sinks.outage import Outage, SpillParts, State
 from daemon.sinks.owner import OwnedByAnother
@@ -120,7 +121,9 @@ class Writer:
             while not (self._host.stopping() and self._is_drained()):
                 self._step()
             self._outage.tell_news()
-            self._give_up_owner()
+            if self._outage.state is State.LIVE:
+                with contextlib.suppress(psycopg.Error):
+                    self._errands.run(self._errands.database, self._database.give_up_owner)
         except DrainDeadline:
             self._log.warning("writer_drain_deadline", lag_bytes=self._count_lag())
             self._database.cancel()
@@ -315,27 +318,20 @@ class Writer:
         self._isolated = Isolated()
 
     def _keep_owner(self) -> bool:
-        """Renew our ownership of the database when it is time to; False if another daemon has it: then nothing is
-        stored any more. An expired one is nobody's danger as long as nobody takes it, so other failures can wait."""
+        """Renew our ownership when it is time to; False if another daemon has the database. Other failures can wait."""
         if self._clock.monotonic() < self._renewal_due:
             return True
         self._renewal_due = self._clock.monotonic() + RENEW_S
-        try:
-            self._attempt(self._database.keep_owner, None)
-        except OwnedByAnother as exc:
-            self._trouble.note_failure(exc)
-            self._batch.clear()
-            self._reached.clear()
-            self._outage.begin({})
-            return False
-        except psycopg.Error:
-            self._log.debug("owner_not_renewed", exc_info=True)
+        with contextlib.suppress(psycopg.Error):
+            try:
+                self._attempt(self._database.keep_owner, None)
+            except OwnedByAnother as exc:
+                self._trouble.note_failure(exc)
+                self._batch.clear()
+                self._reached.clear()
+                self._outage.begin({})
+                return False
         return True
-
-    def _give_up_owner(self) -> None:
-        if self._outage.state is State.LIVE:
-            with contextlib.suppress(psycopg.Error):
-                self._errands.run(self._errands.database, self._database.give_up_owner)
 
     def _maintain_hourly(self) -> None:
         """Only between batches. A failure is no reason to stop storing: the default partition takes every row."""
@@ -476,16 +472,6 @@ def run(
         return writer.run()
 
 
-def _beat(host: Host, alerts: DatagramAlerts) -> None:
-    host.beat()
-    alerts.flush()
-
-
-def _wait(host: Host, alerts: DatagramAlerts, seconds: float) -> object:
-    alerts.flush()
-    return host.wait(seconds)
-
-
 def main(child: process.Child) -> None:
     """Be the writer process until asked to stop."""
     alerts = DatagramAlerts(child.data_dir / ALERTS_SOCKET, role=child.name, logger=child.log, counters=child.counters)
@@ -495,12 +481,12 @@ def main(child: process.Child) -> None:
             child.config.database,
             ring_paths(child.data_dir),
             child.counters,
-            dataclasses.replace(host, beat=lambda: _beat(host, alerts), wait=lambda s: _wait(host, alerts, s)),
+            before_each(host, alerts.flush),
             on_ready=child.running,
             spill_directory=child.data_dir / DIRECTORY,
             spill=child.config.spill,
             alerts=alerts,
-            owner=owner_of(child.data_dir),
+            owner=owner_of(child.data_dir, os.getppid()),
         )
 
 

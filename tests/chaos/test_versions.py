@@ -77,7 +77,8 @@ def test_a_start_on_tables_of_a_newer_version_is_refused_in_words_and_makes_noth
     config = tmp_path / "sise.toml"
     config.write_text(
         f'data_dir = "{tmp_path}/data"\n[database]\ndsn = "{postgres_dsn}"\n[redis]\nurl = "{redis_url}"\n'
-        '[[accounts]]\nname = "a"\nvenue = "upbit"\n[[feeds]]\naccount = "a"\nmarket = "crypto"\nsymbols = ["KRW-BTC"]\n'
+        '[[accounts]]\nname = "a"\nvenue = "upbit"\n'
+        '[[feeds]]\naccount = "a"\nmarket = "crypto"\nsymbols = ["KRW-BTC"]\n'
     )
 
     done = run(config)

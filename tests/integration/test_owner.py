@@ -1,5 +1,7 @@
 """A database and a Redis belong to one data directory at a time, whatever becomes of its daemon."""
 
+import dataclasses
+import os
 import subprocess
 import sys
 import uuid
@@ -14,7 +16,7 @@ from structlog.testing import capture_logs
 
 from daemon.config import Config, Database, Redis
 from daemon.errors import ConfigError, Refused
-from daemon.identity import LEASE_S, Owner, owner_of
+from daemon.identity import LEASE_S, Owner, is_dead, owner_of, token_of
 from daemon.sinks import boot_check
 from daemon.sinks.database import Database as Store
 from daemon.sinks.database import UnknownSchema
@@ -46,22 +48,22 @@ def tables(dsn: str) -> set[str]:
 
 @pytest.mark.requirement("F36")
 def test_a_directory_keeps_its_identity_and_gets_another_one_only_for_a_damaged_one(tmp_path: Path) -> None:
-    first = owner_of(tmp_path)
-    assert owner_of(tmp_path) == first
-    assert owner_of(tmp_path / "other").identity != first.identity
+    first = owner_of(tmp_path, os.getpid())
+    assert owner_of(tmp_path, os.getpid()) == first
+    assert owner_of(tmp_path / "other", os.getpid()).identity != first.identity
     assert first.place.endswith(f":{tmp_path}")
 
     (tmp_path / "state" / "identity").write_bytes(b"\0" * 37)
 
-    again = owner_of(tmp_path)
+    again = owner_of(tmp_path, os.getpid())
     assert again.identity != first.identity
-    assert owner_of(tmp_path) == again
+    assert owner_of(tmp_path, os.getpid()) == again
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["identity"]
 
 
 @pytest.mark.requirement("F36")
 def test_two_that_make_the_identity_at_once_agree_on_it(tmp_path: Path) -> None:
-    program = "import sys, pathlib; from daemon.identity import owner_of; print(owner_of(pathlib.Path(sys.argv[1])))"
+    program = "import sys, pathlib; from daemon.identity import owner_of; print(owner_of(pathlib.Path(sys.argv[1]), 1))"
     words = [sys.executable, "-c", program, str(tmp_path)]
     started = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
 
@@ -96,6 +98,62 @@ def test_a_database_is_one_directorys_until_it_gives_it_up_or_has_not_been_seen_
             ours.keep_owner()
         ours.give_up_owner()  # which is not ours to give
         theirs.keep_owner()
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.requirement("F36")
+def test_only_a_process_that_would_be_seen_is_known_to_be_dead(process: subprocess.Popen[bytes]) -> None:
+    token = token_of(process.pid)
+    boot, names, pid, started = token.split("/")
+    assert not is_dead(token)
+    assert is_dead(f"{boot}/{names}/{pid}/{int(started) - 1}")  # another process had the number
+    process.kill()
+    process.wait()
+    assert is_dead(token)
+    assert token_of(process.pid) == ""
+    assert not is_dead(f"another{boot}/{names}/{pid}/{started}")
+    assert not is_dead(f"{boot}/pid:[1]/{pid}/{started}")
+    assert not is_dead("")
+
+
+@pytest.mark.requirement("F35", "F36")
+def test_a_database_is_taken_at_once_from_who_is_seen_to_be_dead(
+    postgres_dsn: str, process: subprocess.Popen[bytes]
+) -> None:
+    settings = Database(dsn=postgres_dsn, retention_days=0)
+    killed = Store(settings, dataclasses.replace(OURS, process=token_of(process.pid)))
+    theirs = Store(settings, THEIRS)
+    with closing(killed), closing(theirs):
+        killed.keep_owner()
+        with pytest.raises(OwnedByAnother):
+            theirs.keep_owner()
+        process.kill()
+        process.wait()
+        theirs.keep_owner()
+        with pytest.raises(OwnedByAnother, match="there:/data"):
+            killed.keep_owner()
+
+
+@pytest.mark.requirement("F35", "F36")
+def test_a_redis_is_taken_at_once_from_who_is_seen_to_be_dead(redis_url: str, process: subprocess.Popen[bytes]) -> None:
+    settings = Redis(url=redis_url)
+    killed = RedisLink(settings, dataclasses.replace(OURS, process=token_of(process.pid)))
+    theirs = RedisLink(settings, THEIRS)
+    with closing(killed), closing(theirs):
+        killed.connect([0])
+        with pytest.raises(RedisOwned):
+            theirs.connect([0])
+        process.kill()
+        process.wait()
+        theirs.connect([0])
+        with pytest.raises(RedisOwned, match="there:/data"):
+            killed.keep_owner()
 
 
 @pytest.mark.requirement("F35")

@@ -11,6 +11,7 @@ from daemon.sinks import isolation
 from daemon.sinks.database import FailureKind, Isolated
 from daemon.sinks.isolation import new_batch
 from native_pipeline.record_block import RecordBlock
+from tests import servers
 from tests.integration import poison_rig
 from tests.integration.poison_rig import (
     BAD_VOLUME,
@@ -165,6 +166,8 @@ def test_a_row_that_is_refused_for_a_value_is_kept_with_its_sqlstate(
     bench: Bench, state: str, bad: Record, preparation: list[str]
 ) -> None:
     good = Trade(cum_volume=(5, 0), side=1, volume=(1, 0))
+    if state == "23P01" and servers.HAS_TIMESCALEDB:
+        pytest.skip("chunks have no name that is known before")
     if state == "23P01":
         bench.put(bad)
         bench.store()

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from daemon.sinks.database import FailureKind
+from tests import servers
 from tests.conftest import PostgresFactory
 from tests.integration import poison_rig
 from tests.integration.poison_rig import (
@@ -60,6 +61,8 @@ NOT_ABOUT_A_ROW = [
 def test_what_concerns_every_row_is_never_taken_apart_and_stored_after_the_repair(
     bench: Bench, state: str | None, damage: str, repair: str
 ) -> None:
+    if state == "22P03" and servers.HAS_TIMESCALEDB:
+        pytest.skip("the type of a column of a continuous aggregate cannot be changed")
     seqs = bench.put(*[Trade()] * 100)
     bench.execute(damage)
     if state != "42P01":

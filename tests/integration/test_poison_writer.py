@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from daemon.embedded import EmbeddedPostgres
+from tests import servers
 from tests.integration.writer_rig import (
     Rings,
     RunningWriter,
@@ -61,7 +62,11 @@ def test_bad_rows_under_way_are_kept_apart_counted_and_told(
     [
         ("ALTER TABLE market_ticks RENAME cum_volume TO total", "ALTER TABLE market_ticks RENAME total TO cum_volume"),
         ("ALTER TABLE ingest_cursor RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO ingest_cursor"),
-        ("ALTER TABLE market_ticks ADD desk text NOT NULL", "ALTER TABLE market_ticks DROP desk"),
+        pytest.param(
+            "ALTER TABLE market_ticks ADD desk text NOT NULL",
+            "ALTER TABLE market_ticks DROP desk",
+            marks=servers.plain_only,  # a hypertable with columnstore takes no such column
+        ),
     ],
     ids=["column", "table", "column_of_somebody"],
 )

@@ -14,7 +14,7 @@ from daemon.sinks import schema
 from native_pipeline.copy_encoder import COLUMNS
 from tests import servers
 
-pytestmark = pytest.mark.skipif(servers.HAS_TIMESCALEDB, reason=servers.NEEDS_PLAIN)
+pytestmark = servers.plain_only
 
 TODAY = date(2026, 11, 20)
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
