@@ -16,7 +16,7 @@ from daemon import log
 from daemon.alerts import Alerts
 from daemon.config import Spill as SpillSettings
 from daemon.sinks import free_memory
-from daemon.sinks.errands import Errands
+from daemon.sinks.errands import BEAT_S, Errands
 from daemon.sinks.host import Clock, Counters, Host
 from daemon.sinks.recovery import RecoveryThread, Registrar
 from daemon.sinks.spill import CannotSpill, SpillDirectory, SpillFile
@@ -184,6 +184,18 @@ class Outage:
         self._pending = {}
         self.fate.doubtful = {}
         self._parts.recovery.allow(True)
+
+    def drain_files(self, *, margin_s: float) -> None:
+        """Let the recovery store what is spilled, until *margin_s* before the time to drain is over.
+
+        It would be safe where it is, but who stops a daemon whose database answers expects it stored.
+        """
+        recovery = self._parts.recovery
+        if self.state is not State.LIVE:
+            return
+        recovery.hurry()
+        while not recovery.rests(BEAT_S) and self._errands.remaining_s() > margin_s:
+            self._host.beat()
 
     def tell_news(self) -> None:
         """Pass on what the recovery has to say."""

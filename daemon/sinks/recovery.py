@@ -362,6 +362,7 @@ class RecoveryThread:
         self._again_s = again_s
         self._wake = threading.Event()
         self._stop = threading.Event()
+        self._rests = threading.Event()  # nothing more can be stored for now
         self._allowed = False
         self._error: BaseException | None = None
         self._alerts = alerts or WaitingAlerts()  # the replayer's too
@@ -387,6 +388,15 @@ class RecoveryThread:
         self._has_put_aside = True
         self._wake.set()
 
+    def hurry(self) -> None:
+        """Look at once whether there is anything to store; rests() tells when that is done."""
+        self._rests.clear()
+        self._wake.set()
+
+    def rests(self, timeout_s: float) -> bool:
+        """Wait until all is stored that can be for now; False after *timeout_s*."""
+        return self._rests.wait(timeout_s)
+
     def news(self) -> list[News]:
         """Return what there is to tell since the last call. Raises what ended the thread."""
         if self._error is not None:
@@ -411,9 +421,12 @@ class RecoveryThread:
                 self._wake.wait(wait_s)
                 self._wake.clear()
                 wait_s = self._replay() if self._allowed and not self._stop.is_set() else None
+                if wait_s != 0.0:
+                    self._rests.set()
         except BaseException as exc:  # raised again by news(), in the thread that ends the role
             self._error = exc
         finally:
+            self._rests.set()
             self._database.close()
 
     def _replay(self) -> float:

@@ -120,6 +120,7 @@ class Writer:
             self._start()
             while not (self._host.stopping() and self._is_drained()):
                 self._step()
+            self._outage.drain_files(margin_s=RECOVERY_END_S)
             self._outage.tell_news()
             if self._outage.state is State.LIVE:
                 with contextlib.suppress(psycopg.Error):

@@ -59,6 +59,26 @@ def recovered(rings: Rings) -> bool:
     return bool(rings.counters.get("batches_spilled")) and not spilled_files(rings)
 
 
+@pytest.mark.requirement("GS-01", "DLP-03", "F31")
+def test_a_stop_stores_what_is_spilled_if_the_database_answers(
+    make_rings: Callable[..., Rings], own_postgres: Servers
+) -> None:
+    rings = make_rings()
+    server = own_postgres()
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        rings.fill(100, mixture=MIXTURE)
+        wait_until(lambda: rings.counters.get("rows_committed") == 100)
+        server.stop("immediate")
+        for _ in range(20):
+            rings.fill(5_000, mixture=MIXTURE)
+        wait_until(lambda: rings.counters.get("records_spilled") == 100_000)
+        server.start()
+        wait_until(lambda: rings.counters.get("database_connected"))
+        assert running.stop() is True
+    assert stored(server.dsn, *MARKET_TABLES) == (100_100, 100_100)
+    assert spilled_files(rings) == []
+
+
 @pytest.mark.requirement("DLP-02", "DLP-03", "F46")
 def test_an_outage_is_spilled_completely_after_three_retries_and_stored_once_when_the_database_is_back(
     make_rings: Callable[..., Rings], own_postgres: Servers
