@@ -27,7 +27,8 @@ from daemon.sinks.database import Fenced
 from daemon.sinks.host import Host
 from daemon.sinks.spill import DIRECTORY
 from native_pipeline.counters import CountersBlock, create_counters_file
-from native_pipeline.ring import RingWriter, create_ring
+from native_pipeline.ring_creation import create_ring
+from native_pipeline.ring_writer import RingWriter
 from tests.integration.cutting_proxy import Cut, CuttingProxy
 from tests.reference.packed_records import EVENT, Book, Event, Gap, Ledger, Quarantine, Record, Trade, append
 

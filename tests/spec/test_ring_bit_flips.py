@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 
 from daemon.errors import RingError
 from daemon.rings import prepare_rings, ring_path
-from native_pipeline.ring import GatingReader, LossyReader, RingWriter
+from native_pipeline.ring_reader import GatingReader, LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.spec.ring_support import CONSUMERS, HEAD, HEADER_BYTES, INDEX, MIB, QUARANTINE, drain, flip
 
 RECORD = 136
