@@ -20,7 +20,9 @@ from daemon.sinks.segment import SegmentDamaged, decode, decode_header
 from daemon.sinks.spill import DIRECTORY as SPILL_DIR
 from daemon.supervision.directory_lock import DirectoryLock
 from native_pipeline.record_block import RecordBlock
-from native_pipeline.ring import HEADER_BYTES, RingFile, RingWriter
+from native_pipeline.ring_check import check_ring
+from native_pipeline.ring_file import HEADER_BYTES, RingFile
+from native_pipeline.ring_writer import RingWriter
 
 if TYPE_CHECKING:
     from daemon.sinks.segment import Header
@@ -108,7 +110,7 @@ def _ring(path: Path) -> Buffer:
     except (RingError, OSError) as exc:
         found.problems.append(str(exc))
         return found
-    walk = ring.check()
+    walk = check_ring(ring)
     consumers = ring.consumers()
     found.head, found.synced = ring.head, ring.synced
     found.consumers = [

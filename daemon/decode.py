@@ -19,7 +19,9 @@ from daemon.errors import BadFrame, ConfigError
 from daemon.ingest.venues import EXCHANGE_NAMES, MARKET_NAMES, VENUE_CLASSES, VENUE_NAMES, venue_named
 from daemon.ingest.venues.venue import Heartbeat
 from native_pipeline.records import BAD_CONTROL, QUARANTINE_REASONS, flag_names, read_records
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 
 if TYPE_CHECKING:
     from daemon.ingest.venues.venue import Venue

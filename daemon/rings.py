@@ -6,16 +6,10 @@ from pathlib import Path
 
 from daemon import log
 from daemon.errors import RingError, RingInUse, RingReplaced
-from native_pipeline.ring import (
-    GATING,
-    HEADER_BYTES,
-    LAYOUT_VERSION,
-    LOSSY,
-    RingFile,
-    RingReader,
-    RingWriter,
-    create_ring,
-)
+from native_pipeline.ring_creation import GATING, LOSSY, create_ring
+from native_pipeline.ring_file import HEADER_BYTES, LAYOUT_VERSION, RingFile
+from native_pipeline.ring_reader import RingReader
+from native_pipeline.ring_writer import RingWriter
 
 RINGS_DIR = "rings"
 SUFFIX = ".ring"

@@ -13,7 +13,7 @@ from native_pipeline.record cimport (
     sise_trade,
 )
 from native_pipeline.record_block cimport RecordBlock
-from native_pipeline.ring cimport RingReader
+from native_pipeline.ring_reader cimport RingReader
 
 
 cdef enum:

@@ -5,7 +5,7 @@ from typing_extensions import disjoint_base
 
 from native_pipeline.counters import CountersBlock
 from native_pipeline.record_block import RecordBlock
-from native_pipeline.ring import RingReader
+from native_pipeline.ring_reader import RingReader
 
 COLUMNS: Mapping[str, tuple[str, ...]]
 TABLE_OF_KIND: Mapping[int, str]

@@ -1,9 +1,9 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """Step 5 of 6 in the life of a tick: ring records become PostgreSQL binary COPY streams, one for each table.
 
-Before: `ring`, read for `daemon/sinks/writer.py`. After: `COPY ... FROM STDIN (FORMAT BINARY)`. The columns and their
-order are `COLUMNS`; the numbers keep the venue's value: the nearest double of the exact decimal. `tests/reference/
-copy_rows.py` says the same slowly.
+Before: `ring_reader`, read for `daemon/sinks/writer.py`. After: `COPY ... FROM STDIN (FORMAT BINARY)`. The columns and
+their order are `COLUMNS`; the numbers keep the venue's value: the nearest double of the exact decimal.
+`tests/reference/copy_rows.py` says the same slowly.
 """
 
 from cython cimport final
@@ -35,7 +35,7 @@ from native_pipeline.record cimport (
     sise_trade,
 )
 from native_pipeline.record_block cimport RecordBlock, block_part
-from native_pipeline.ring cimport RingReader
+from native_pipeline.ring_reader cimport RingReader
 from native_pipeline.venue_text cimport TEXT_GROWTH, put_text
 
 from native_pipeline.records import EVENT_NAMES, MARKET_DATA, SIDE_NAMES, exchange_name

@@ -5,7 +5,7 @@ from typing_extensions import disjoint_base
 
 from native_pipeline.counters import CountersBlock
 from native_pipeline.frame_parser import FrameParser
-from native_pipeline.ring import RingWriter
+from native_pipeline.ring_writer import RingWriter
 
 @disjoint_base
 class FrameListener(WSListener):

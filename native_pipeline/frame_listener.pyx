@@ -21,7 +21,7 @@ from picows.picows cimport WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransp
 from native_pipeline.counters cimport CountersBlock
 from native_pipeline.frame_parser cimport PARSE_CONTROL, PARSE_RING_FULL, FrameParser
 from native_pipeline.record cimport REASON_TOO_LONG, SISE_RAW, sise_raw
-from native_pipeline.ring cimport RingWriter
+from native_pipeline.ring_writer cimport RingWriter
 
 from native_pipeline.counters import COUNTER_IDS
 

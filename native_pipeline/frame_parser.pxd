@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
 from native_pipeline.record cimport sise_record_header
-from native_pipeline.ring cimport RingWriter
+from native_pipeline.ring_writer cimport RingWriter
 
 
 cdef enum ParseResult:

@@ -1,6 +1,6 @@
 from typing_extensions import Buffer, disjoint_base
 
-from native_pipeline.ring import RingWriter
+from native_pipeline.ring_writer import RingWriter
 
 @disjoint_base
 class FrameParser:

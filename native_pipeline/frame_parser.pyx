@@ -1,13 +1,13 @@
 """Step 2 of 6 in the life of a tick: one whole message in, records in the ring out; the base of every venue's parser.
 
-Before: `frame_listener`. After: `ring`.
+Before: `frame_listener`. After: `ring_writer`.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from native_pipeline.record cimport SISE_BOOK, SISE_EVENT, sise_book, sise_event, sise_record_header, sise_trade
-from native_pipeline.ring cimport RingWriter
+from native_pipeline.ring_writer cimport RingWriter
 
 
 # Hash of what a record says, its receipt left out.

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from native_pipeline.frame_parser cimport FrameParser
 from native_pipeline.kis_record cimport KisDays, KisFields, sise_kis_layout
-from native_pipeline.ring cimport RingWriter
+from native_pipeline.ring_writer cimport RingWriter
 
 
 cdef enum:

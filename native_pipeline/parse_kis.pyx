@@ -1,11 +1,11 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Step 2 of 6 in the life of a tick, for KIS: one `flag|TR|count|payload` frame in, all of its records in the ring out.
 
-Before: `frame_listener`. After: `ring`. Which field means what is data: `kis_layouts.toml`, compiled in as a table, so
-a further TR is a row there. Whatever does not fit becomes a quarantine record: the whole frame when its header or its
-number of fields is wrong, otherwise only the bad record, kept as a frame of its own (`flag|TR|001|record`) so that it
-can be parsed again. Every length comes from the frame itself and is checked before use, hence no bounds checks by the
-compiler.
+Before: `frame_listener`. After: `ring_writer`. Which field means what is data: `kis_layouts.toml`, compiled in as a
+table, so a further TR is a row there. Whatever does not fit becomes a quarantine record: the whole frame when its
+header or its number of fields is wrong, otherwise only the bad record, kept as a frame of its own
+(`flag|TR|001|record`) so that it can be parsed again. Every length comes from the frame itself and is checked before
+use, hence no bounds checks by the compiler.
 """
 
 cimport cython
@@ -51,7 +51,7 @@ from native_pipeline.record cimport (
     sise_record_header,
     sise_trade,
 )
-from native_pipeline.ring cimport RingWriter
+from native_pipeline.ring_writer cimport RingWriter
 from native_pipeline.streams cimport stream_at_once, tag_for
 from native_pipeline.scan cimport (
     SISE_FIND_SLACK,

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from native_pipeline.frame_parser cimport FrameParser
 from native_pipeline.kiwoom_entry cimport KiwoomEntry
-from native_pipeline.ring cimport RingWriter
+from native_pipeline.ring_writer cimport RingWriter
 from native_pipeline.scan_json cimport JsonCursor, JsonRoom
 
 

@@ -1,12 +1,12 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Step 2 of 6 in the life of a tick, for Kiwoom: one JSON push of `REAL` entries in, all of its records out.
 
-Before: `frame_listener`. After: `ring`. Which field means what is the table `kiwoom_types.h`. A message is read once,
-from its first byte to its last, because its keys come in any order and because nothing of a push whose JSON is broken
-may be stored; then its entries are appended. Whatever does not fit becomes a quarantine record: the whole message when
-it is no JSON object or holds no entries, otherwise only the bad entry, kept as a push of its own so that it can be
-parsed again. Every message that is well formed and not `REAL` is control. Of a key that is repeated the last one
-counts. Every length comes from the frame itself and is checked before use, hence no bounds checks by the compiler.
+Before: `frame_listener`. After: `ring_writer`. Which field means what is the table `kiwoom_types.h`. A message is read
+once, from its first byte to its last, because its keys come in any order and because nothing of a push whose JSON is
+broken may be stored; then its entries are appended. Whatever does not fit becomes a quarantine record: the whole
+message when it is no JSON object or holds no entries, otherwise only the bad entry, kept as a push of its own so that
+it can be parsed again. Every message that is well formed and not `REAL` is control. Of a key that is repeated the last
+one counts. Every length comes from the frame itself and is checked before use, hence no bounds checks by the compiler.
 """
 
 cimport cython
@@ -60,7 +60,7 @@ from native_pipeline.record cimport (
     sise_store_trade_tail,
     sise_trade,
 )
-from native_pipeline.ring cimport RingWriter
+from native_pipeline.ring_writer cimport RingWriter
 from native_pipeline.scan cimport scan_decimal, scan_hhmmss, scan_symbol, sise_integers
 from native_pipeline.scan_json cimport (
     JsonCursor,

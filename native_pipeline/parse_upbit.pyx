@@ -1,10 +1,10 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Step 2 of 6 in the life of a tick, for Upbit: one JSON message, or an array of them, in, its records in the ring out.
 
-Before: `frame_listener`. After: `ring`. Members are known by their DEFAULT or SIMPLE names, in any order; others are
-skipped, but have to be JSON. An object without a type is a control message. Whatever does not fit becomes a quarantine
-record: the whole frame when it is not JSON, otherwise only the bad message. The text of an array's message is kept as
-it is read, which is with its escapes resolved.
+Before: `frame_listener`. After: `ring_writer`. Members are known by their DEFAULT or SIMPLE names, in any order; others
+are skipped, but have to be JSON. An object without a type is a control message. Whatever does not fit becomes a
+quarantine record: the whole frame when it is not JSON, otherwise only the bad message. The text of an array's message
+is kept as it is read, which is with its escapes resolved.
 
 Trade: the exchange time is `trade_timestamp`; `sequential_id` is what tells a trade from a repeat of it; ASK and BID
 are the side that took. The venue sends no rate of change: it is computed here, to four decimals of a percent, from
@@ -47,7 +47,7 @@ from native_pipeline.record cimport (
     sise_store_trade_tail,
     sise_trade,
 )
-from native_pipeline.ring cimport RingWriter
+from native_pipeline.ring_writer cimport RingWriter
 from native_pipeline.scan cimport scan_symbol, sise_load64
 from native_pipeline.scan_json cimport (
     JSON_MAX_BYTES,
@@ -79,7 +79,6 @@ from native_pipeline.scan_number cimport (
     take_price,
     whole_number,
 )
-
 
 cdef enum:
     UTC_OFFSET_MIN = 0

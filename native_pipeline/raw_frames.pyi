@@ -1,4 +1,4 @@
-from native_pipeline.ring import RingReader
+from native_pipeline.ring_reader import RingReader
 
 def read_raw_frames(
     reader: RingReader, max_bytes: int

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from native_pipeline.record cimport SISE_FLAG_RESUMED, SISE_RAW, sise_raw, sise_record_header
-from native_pipeline.ring cimport RingReader
+from native_pipeline.ring_reader cimport RingReader
 
 
 def read_raw_frames(RingReader reader not None, uint64_t max_bytes) -> list:

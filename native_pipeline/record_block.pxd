@@ -3,7 +3,7 @@
 from libc.stdint cimport int16_t, int64_t, uint64_t
 
 from native_pipeline.record cimport sise_record_header
-from native_pipeline.ring cimport RingReader
+from native_pipeline.ring_reader cimport RingReader
 
 
 ctypedef struct block_part:

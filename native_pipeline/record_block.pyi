@@ -3,7 +3,7 @@ from typing import Any, final
 
 from typing_extensions import Buffer, disjoint_base
 
-from native_pipeline.ring import RingReader
+from native_pipeline.ring_reader import RingReader
 
 @final
 class RecordSpan: ...

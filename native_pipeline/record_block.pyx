@@ -26,7 +26,7 @@ from native_pipeline.record cimport (
     sise_record_header,
     sise_trade,
 )
-from native_pipeline.ring cimport RingReader
+from native_pipeline.ring_reader cimport RingReader
 
 from daemon.errors import RingError
 from native_pipeline.records import describe_record

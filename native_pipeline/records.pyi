@@ -1,6 +1,6 @@
 from typing import Any, Final, NamedTuple
 
-from native_pipeline.ring import RingReader
+from native_pipeline.ring_reader import RingReader
 
 QUARANTINE_REASONS: Final[tuple[str, ...]]
 BAD_CONTROL: Final[int]

@@ -45,7 +45,7 @@ from native_pipeline.record cimport (
     sise_record_header,
     sise_trade,
 )
-from native_pipeline.ring cimport RingReader
+from native_pipeline.ring_reader cimport RingReader
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char* text, size_t limit)

@@ -7,7 +7,7 @@ from native_pipeline.minute_counts cimport MinuteCounts
 from native_pipeline.published_ring cimport PublishedRing
 from native_pipeline.receipt_times cimport receipt_times
 from native_pipeline.record cimport sise_record_header
-from native_pipeline.ring cimport RingReader
+from native_pipeline.ring_reader cimport RingReader
 from native_pipeline.text_buffer cimport text_buffer, text_piece
 
 

@@ -4,7 +4,7 @@ from typing import Self
 from typing_extensions import disjoint_base
 
 from native_pipeline.counters import CountersBlock
-from native_pipeline.ring import RingReader
+from native_pipeline.ring_reader import RingReader
 
 CURSOR_KEY: str
 LAST_KEY: str

@@ -1,10 +1,10 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """Step 5 of 6 in the life of a tick: ring records become one Redis transaction.
 
-Before: `ring`, read by `daemon/sinks/publisher.py`. After: Redis; `redis_replies` reads its answers. A transaction has
-a PUBLISH for each trade, order book and event, an XADD where its channel has a stream, the counters of what it
-publishes, and the position it reaches in each ring: all of it happens or nothing, so a publisher that is killed in
-between neither repeats nor skips. What was lost is told in front of the record behind it.
+Before: `ring_reader`, read by `daemon/sinks/publisher.py`. After: Redis; `redis_replies` reads its answers. A
+transaction has a PUBLISH for each trade, order book and event, an XADD where its channel has a stream, the counters of
+what it publishes, and the position it reaches in each ring: all of it happens or nothing, so a publisher that is killed
+in between neither repeats nor skips. What was lost is told in front of the record behind it.
 """
 
 import json
@@ -21,7 +21,7 @@ from native_pipeline.published_ring cimport LOSS_DROPPED, LOSS_FORGOTTEN, LOSS_R
 from native_pipeline.receipt_times cimport forget_receipts, note_receipt, observe_receipts
 from native_pipeline.record cimport SISE_HISTOGRAMS, sise_record_header, sise_trade
 from native_pipeline.resp cimport packed, put_bulk
-from native_pipeline.ring cimport RingReader
+from native_pipeline.ring_reader cimport RingReader
 from native_pipeline.text_buffer cimport add_bytes, put_piece, room_for, set_piece
 from native_pipeline.value_text cimport count_digits, put_literal, put_signed, put_unsigned
 

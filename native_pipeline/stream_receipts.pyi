@@ -1,6 +1,7 @@
 from typing import Final
 
-from native_pipeline.ring import RingFile, RingWriter
+from native_pipeline.ring_file import RingFile
+from native_pipeline.ring_writer import RingWriter
 
 EXCHANGES: Final[dict[int, str]]
 EXCHANGE_FLAGS: Final[dict[str, int]]

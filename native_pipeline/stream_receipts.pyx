@@ -18,7 +18,8 @@ from native_pipeline.record cimport (
     sise_load_acquire,
     sise_record_header,
 )
-from native_pipeline.ring cimport RingFile, RingWriter
+from native_pipeline.ring_file cimport RingFile
+from native_pipeline.ring_writer cimport RingWriter
 from native_pipeline.streams cimport Stream
 
 from daemon.errors import RingError

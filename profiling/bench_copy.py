@@ -33,7 +33,9 @@ from daemon.sinks.host import Host
 from daemon.sinks.isolation import new_batch
 from daemon.sinks.writer import run
 from native_pipeline.counters import CountersBlock, create_counters_file
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 
 TRADE, BOOK = 1, 2
 TABLES = {TRADE: "market_ticks", BOOK: "market_orderbook"}

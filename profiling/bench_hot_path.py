@@ -44,7 +44,10 @@ import websockets
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.frame_listener import FrameListener
 from native_pipeline.parse_kis import KisParser
-from native_pipeline.ring import GATING, HEADER_BYTES, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_file import HEADER_BYTES
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from profiling.bench_parse import trade_fields
 from profiling.bench_ring import native_loops
 

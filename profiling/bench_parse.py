@@ -34,7 +34,9 @@ from native_pipeline.parse_kis import KisParser
 from native_pipeline.parse_kiwoom import KiwoomParser
 from native_pipeline.parse_upbit import UpbitParser
 from native_pipeline.records import read_records
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference import kis as twin
 from tests.reference import kiwoom as kiwoom_twin
 from tests.reference import upbit as upbit_twin

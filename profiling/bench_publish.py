@@ -40,7 +40,9 @@ from daemon.sinks.redis_link import RedisLink
 from native_pipeline.copy_encoder import CopyBatch
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.redis_encoder import PublishBatch
-from native_pipeline.ring import LOSSY, LossyReader, RingWriter, create_ring
+from native_pipeline.ring_creation import LOSSY, create_ring
+from native_pipeline.ring_reader import LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference import copy_rows, redis_messages
 from tests.reference.packed_records import Book, Trade, append
 

@@ -38,7 +38,9 @@ from daemon.sinks import schema, writer
 from daemon.sinks.host import Host
 from daemon.sinks.spill import DIRECTORY
 from native_pipeline.counters import CountersBlock, create_counters_file, percentile_us
-from native_pipeline.ring import GATING, LossyReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.rig import ROLES, Rig, wait_for
 
 RING, COUNTERS, RATE = "worker-0.ring", "counters", "rate"  # files of the run

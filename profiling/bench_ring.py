@@ -34,7 +34,9 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from daemon.ingest.ring_sync import sync_of
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_PER_S = 15_000_000

@@ -28,7 +28,7 @@ from daemon.sinks.recovery import Registrar, Replayer
 from daemon.sinks.spill import SpillDirectory
 from daemon.sinks.spiller import Spiller
 from native_pipeline.counters import CountersBlock, create_counters_file
-from native_pipeline.ring import GatingReader
+from native_pipeline.ring_reader import GatingReader
 from profiling.bench_copy import TRADE, check, fill, run_writer
 
 SEGMENT_BYTES = 16 << 20

@@ -5,7 +5,8 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from native_pipeline.record cimport SISE_SYMBOL_BYTES, SISE_TRADE, sise_record_header, sise_trade
-from native_pipeline.ring cimport RingReader, RingWriter
+from native_pipeline.ring_reader cimport RingReader
+from native_pipeline.ring_writer cimport RingWriter
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()

@@ -21,7 +21,7 @@ import psycopg
 
 from daemon.embedded import EmbeddedPostgres, EmbeddedRedis
 from native_pipeline.counters import CountersBlock
-from native_pipeline.ring import LossyReader
+from native_pipeline.ring_reader import LossyReader
 
 POLL_S = 0.05
 TIMEOUT_S = 60.0

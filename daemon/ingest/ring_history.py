@@ -16,13 +16,13 @@ from daemon.ingest.gaps import Place, Stream, whole_until
 from daemon.ingest.registrar import place_of, stream_of
 from daemon.ingest.venues import MARKET_IDS, VENUE_IDS
 from daemon.rings import ring_path
-from native_pipeline.ring import RingFile
+from native_pipeline.ring_file import RingFile
 from native_pipeline.stream_receipts import append_gap, newest_receipts, receipts_in
 
 if TYPE_CHECKING:
     from daemon.ingest.gaps import Gaps
     from daemon.shard_plan import WorkerPlan
-    from native_pipeline.ring import RingWriter
+    from native_pipeline.ring_writer import RingWriter
 
 Receipts = Mapping[Place, tuple[int, int]]  # receive and exchange time, ns, of the newest record
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from daemon.ingest.venues.venue import Venue
     from daemon.shard_plan import WorkerPlan
     from native_pipeline.counters import CountersBlock
-    from native_pipeline.ring import RingWriter
+    from native_pipeline.ring_writer import RingWriter
 
 
 def _never_open(_market: str, _exchange: str, _wall_ns: int) -> bool:

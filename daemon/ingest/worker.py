@@ -44,7 +44,8 @@ from daemon.rings import open_ring, require_in_place
 from daemon.rings import ring_path as path_of_ring
 from daemon.shard_plan import WorkerPlan
 from daemon.supervision import process
-from native_pipeline.ring import RingWriter
+from native_pipeline.ring_accounts import flush_gaps, flush_ledger
+from native_pipeline.ring_writer import RingWriter
 from native_pipeline.stream_receipts import newest_receipts, receipts_in
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ HEARTBEAT_INTERVAL_S = 0.5
 LEDGER_INTERVAL_S = 1.0
 # Silence of sessions and streams is judged this often at least.
 LOOK_INTERVAL_S = 1.0
-# Limits that come to their end are noticed this often.
-LAPSE_INTERVAL_S = 60.0
+LAPSE_INTERVAL_S = 60.0  # Limits that come to their end are noticed this often.
 # Gaps that found no room in the ring are tried again after this.
 GAP_INTERVAL_S = 0.02
 # The timer never sleeps less: a deadline in the past that nobody serves must not become a busy loop.
@@ -178,8 +178,8 @@ class Worker:
                 self._ring_sync.stop()
             self._gaps.on_stopped(self._outside.wall_ns())
             self._write_gaps()
-            self._ring.flush_gaps(self._outside.wall_ns(), force=True)
-            self._ring.flush_ledger(self._outside.wall_ns(), force=True)
+            flush_gaps(self._ring, self._outside.wall_ns(), force=True)
+            flush_ledger(self._ring, self._outside.wall_ns(), force=True)
             self._report()
 
     async def apply(self, config: Config, plan: WorkerPlan) -> None:
@@ -358,8 +358,8 @@ class Worker:
                 self._counters.increment("limits_learned", lapsed)  # the supervisor plans again
                 next_lapse = now + LAPSE_INTERVAL_S
             if now >= next_ledger:
-                self._ring.flush_ledger(self._outside.wall_ns())
-                self._ring.flush_gaps(self._outside.wall_ns())
+                flush_ledger(self._ring, self._outside.wall_ns())
+                flush_gaps(self._ring, self._outside.wall_ns())
                 next_ledger = now + LEDGER_INTERVAL_S
                 self._write_status()
                 require_in_place(self._ring)

@@ -5,7 +5,8 @@ from pathlib import Path
 from daemon import log
 from daemon.errors import RingError
 from daemon.rings import MIB, RINGS_DIR, SUFFIX
-from native_pipeline.ring import LOSSY, RingWriter, create_ring
+from native_pipeline.ring_creation import LOSSY, create_ring
+from native_pipeline.ring_writer import RingWriter
 
 CONSUMER = "recorder"
 

@@ -33,7 +33,7 @@ from daemon.recording.retention import Disk, StoredFile, judge
 from daemon.sinks.host import Clock, Counters, Host
 from daemon.supervision import process
 from native_pipeline.raw_frames import read_raw_frames
-from native_pipeline.ring import LossyReader
+from native_pipeline.ring_reader import LossyReader
 
 POLL_S = 0.2  # a ring of 64 MiB then takes 300 MB/s before it goes round
 IDLE_POLL_S = 1.0
@@ -51,7 +51,7 @@ RawFrame = tuple[int, bool, int, int, int, bool, bool, bytes]
 
 
 class Reader(Protocol):
-    """What `native_pipeline.ring.LossyReader` offers to the recorder."""
+    """What `native_pipeline.ring_reader.LossyReader` offers to the recorder."""
 
     @property
     def ring(self) -> int:

@@ -30,7 +30,9 @@ from daemon.sinks.isolation import new_batch
 from daemon.sinks.reparse import layouts_of
 from native_pipeline.copy_encoder import CopyBatch
 from native_pipeline.frame_parser import FrameParser
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 
 APPLICATION_NAME = "sise replay"
 ZSTD_SUFFIX = ".zst"

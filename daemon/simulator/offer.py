@@ -101,6 +101,7 @@ class Offer:
         self._book_credit = 0.0
         self._tick_s = min(max(TICK_S, RECORDS_PER_TICK / rate), IDLE_TICK_S)
         self._goes_on = venue.world.faults.plan(venue.name).market_goes_on
+        self._shared: list[tuple[str, list[Session]]] = []  # lines of the journal, and who has to have sent them
 
     async def run(self) -> None:
         """Offer until cancelled. OSError if the journal cannot be written."""
@@ -183,16 +184,19 @@ class Offer:
             else:
                 self._broadcast(self._burst(stream, size), now, ready, unheard)
         self._book_credit = credit
-        for session in ready:
-            session.flush()
-        venue.write_lines(unheard)
+        self._flush(ready, unheard)
 
     def _offer_timed(self) -> None:
         now, ready = self._venue.world.exchange_time(), self._ready()
         for stream in self._timed:
             self._broadcast([stream], now, ready, [])
+        self._flush(ready, [])
+
+    def _flush(self, ready: set[Session], unheard: list[str]) -> None:
         for session in ready:
             session.flush()
+        shared, self._shared = self._shared, []
+        self._venue.write_lines([*(line for line, whose in shared if any(s.is_open for s in whose)), *unheard])
 
     def _broadcast(self, streams: list[Stream], now: ExchangeTime, ready: set[Session], unheard: list[str]) -> None:
         """Produce one record of each stream (all are heard by the same sessions) and send them as one frame."""
@@ -204,9 +208,12 @@ class Offer:
         records = [stream.produce(now) for stream in streams]
         fates = [Fate.UNHEARD] * len(records)
         tellers = [0] * len(records)  # the session that goes into the journal
+        whose: list[list[Session]] = [[] for _ in records]  # any of them makes the line true
         for session in sessions:
             what = session.put(streams, records) or [Fate.SENT] * len(records)
             for place, fate in enumerate(what):
+                if fate is Fate.SENT:
+                    whose[place].append(session)
                 if RANKS[fate] < RANKS[fates[place]]:
                     fates[place], tellers[place] = fate, session.number
         lines = [
@@ -216,9 +223,11 @@ class Offer:
         for stream, record, fate in zip(streams, records, fates, strict=True):
             if stream.keeps_last and fate is Fate.SENT:
                 stream.recent.append(record)
-        if sessions:
+        if len(sessions) == 1:
             for line in lines:
                 sessions[0].note_record(line)
+        elif sessions:
+            self._shared += [(line, senders or sessions) for line, senders in zip(lines, whose, strict=True)]
         else:
             unheard += lines
 

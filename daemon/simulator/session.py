@@ -189,6 +189,11 @@ class Session(WSListener):
         return self.state is State.HALF_OPEN
 
     @property
+    def is_open(self) -> bool:
+        """Whether what is flushed now goes to the client."""
+        return self.state is State.OPEN
+
+    @property
     def accepts_records(self) -> bool:
         """Whether a record would be handed to the transport now; False for a client that does not read."""
         return (
@@ -263,13 +268,15 @@ class Session(WSListener):
         """Hand everything queued to the transport, then journal the records among it."""
         outbox, self._outbox = self._outbox, []
         lines, self._journal_lines = self._journal_lines, []
-        if self.state is not State.OPEN or not outbox:
+        if self.state is not State.OPEN:
             return
-        payload = "".join(outbox).encode("latin-1")
-        self._write(payload)
-        self.venue.counts["messages"] += len(outbox)
-        self.venue.counts["bytes"] += len(payload)
-        self.venue.write_lines(lines)
+        if outbox:
+            payload = "".join(outbox).encode("latin-1")
+            self._write(payload)
+            self.venue.counts["messages"] += len(outbox)
+            self.venue.counts["bytes"] += len(payload)
+        if lines:  # perhaps only of records that were left out on purpose
+            self.venue.write_lines(lines)
 
     def _write(self, payload: bytes) -> None:
         jitter = self.plan.jitter_ms

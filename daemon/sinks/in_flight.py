@@ -13,7 +13,7 @@ from daemon.sinks.count_queries import Checkpoint
 from daemon.sinks.counts import minute_of
 from daemon.sinks.segment import MAX_HEADER_BYTES, Header, SegmentError, decode_header
 from daemon.sinks.spill import DIRECTORY, SUFFIX
-from native_pipeline.ring import RingFile
+from native_pipeline.ring_file import RingFile
 
 WRITER = "writer"
 MINUTE_NS = 60_000_000_000

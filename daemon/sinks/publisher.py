@@ -1,8 +1,8 @@
 """Step 4 of 6 in the life of a tick: the publisher fans records out to Redis, in transactions that count themselves.
 
-Before: `native_pipeline/ring.pyx`. Next: `native_pipeline/redis_encoder.pyx`, which turns records into a transaction,
-and `redis_link.py`, which carries it. Redis is never on the path to the database: while it is away nothing here blocks
-anybody, and a ring that goes round meanwhile costs this consumer messages, which are counted.
+Before: `native_pipeline/ring_reader.pyx`. Next: `native_pipeline/redis_encoder.pyx`, which turns records into a
+transaction, and `redis_link.py`, which carries it. Redis is never on the path to the database: while it is away nothing
+here blocks anybody, and a ring that goes round meanwhile costs this consumer messages, which are counted.
 
 Each message is published once: a transaction moves the cursor that Redis holds together with its messages. When the
 outcome of one is unknown, or a predecessor was killed, the cursor says where to go on.
@@ -36,7 +36,7 @@ from daemon.supervision import process
 from native_pipeline.counters import CountersBlock
 from native_pipeline.redis_encoder import STREAM_KEY, PublishBatch
 from native_pipeline.redis_replies import TransactionReplies
-from native_pipeline.ring import LossyReader
+from native_pipeline.ring_reader import LossyReader
 
 CONSUMER = "publisher"  # name of its slot in every ring
 AGE_HISTOGRAM = 0

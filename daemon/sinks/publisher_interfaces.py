@@ -8,7 +8,7 @@ from native_pipeline.redis_replies import TransactionReplies
 
 
 class Reader(Protocol):
-    """What `native_pipeline.ring.LossyReader` offers to the publisher."""
+    """What `native_pipeline.ring_reader.LossyReader` offers to the publisher."""
 
     @property
     def ring(self) -> int:

@@ -19,7 +19,9 @@ from daemon.ingest.venues import venue_named
 from daemon.sinks.isolation import new_batch
 from native_pipeline.frame_parser import FrameParser
 from native_pipeline.records import MARKET_DATA, QUARANTINE_REASONS, read_records
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 
 ENCRYPTED = "encrypted frame without a key"
 UNEXPECTED_BINARY = "unexpected binary frame"

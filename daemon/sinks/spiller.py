@@ -23,7 +23,7 @@ _RESUMED = 128  # the sequence has jumped here: layout.h, SISE_FLAG_RESUMED
 
 
 class Reader(Protocol):
-    """What `native_pipeline.ring.GatingReader` offers to the spiller."""
+    """What `native_pipeline.ring_reader.GatingReader` offers to the spiller."""
 
     @property
     def ring(self) -> int:

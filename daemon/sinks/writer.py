@@ -1,6 +1,6 @@
 """Step 4 of 6 in the life of a tick: the writer takes records out of every ring and commits them in batches.
 
-Before: `native_pipeline/ring.pyx`. Next: `native_pipeline/copy_encoder.pyx`, which turns them into rows, and
+Before: `native_pipeline/ring_reader.pyx`. Next: `native_pipeline/copy_encoder.pyx`, which turns them into rows, and
 `database.py`, which stores rows and ring cursors in one transaction. Only then is the rings' space given back, so
 that whatever happens to this process or to the database, nothing is lost and nothing is stored twice.
 
@@ -48,7 +48,7 @@ from daemon.sinks.writer_ports import Reader, RowBatch, Store
 from daemon.supervision import process
 from native_pipeline.counters import CountersBlock
 from native_pipeline.record_block import RecordBlock
-from native_pipeline.ring import GatingReader
+from native_pipeline.ring_reader import GatingReader
 
 CONSUMER = "writer"  # name of its slot in every ring
 AGE_HISTOGRAM = 0

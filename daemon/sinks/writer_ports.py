@@ -9,7 +9,7 @@ from native_pipeline.record_block import RecordBlock
 
 
 class Reader(Protocol):
-    """What `native_pipeline.ring.GatingReader` offers to the writer."""
+    """What `native_pipeline.ring_reader.GatingReader` offers to the writer."""
 
     @property
     def ring(self) -> int:

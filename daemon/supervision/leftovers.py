@@ -11,7 +11,8 @@ from typing import NamedTuple
 from daemon import log
 from daemon.errors import RingError
 from daemon.rings import ring_paths
-from native_pipeline.ring import GatingReader, RingFile
+from native_pipeline.ring_file import RingFile
+from native_pipeline.ring_reader import GatingReader
 
 WRITER = "writer"
 SPILL_DIR = "failed_batches"

@@ -1,7 +1,7 @@
 """How late records arrive: receive time minus exchange time, over the last minute, by venue and market.
 
-Two clocks are compared, and the venue's comes with its own resolution: a second for KIS and Kiwoom, so that half of one
-is added on the average and a whole one at worst, a millisecond for Upbit. The smallest delay is therefore nearest to
+Two clocks are compared, and a venue's comes with a resolution of its own. Where that is a second, half of one is added
+on the average and a whole one at worst. The smallest delay is therefore nearest to
 what the line costs. A negative one is no error: the venue's clock is ahead of ours, by at least so much.
 
 Nothing of this is done where records are received: a bounded number of those that came since the last look is read from
@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
-from native_pipeline.ring import HEADER_BYTES, LAYOUT_VERSION
+from native_pipeline.ring_file import HEADER_BYTES, LAYOUT_VERSION
 
 # native_pipeline/layout.h; tests/spec/test_exchange_delays.py compares them with what a ring writer writes.
 MAGIC = b"SISERING"

@@ -14,7 +14,7 @@ from daemon.watching.exchange_delays import DelayReading, ExchangeDelays
 from daemon.watching.reconcile_file import read_reconcile
 from daemon.watching.worker_status import WorkerStatus, WorkerStatusFiles
 from native_pipeline.counters import CountersBlock
-from native_pipeline.ring import RingFile
+from native_pipeline.ring_file import RingFile
 
 NS_PER_S = 1_000_000_000
 WORKER = "worker"

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from native_pipeline.ring import GatingReader, RingWriter
+from native_pipeline.ring_accounts import flush_ledger
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import LEDGER, TRADE
 from tests.spec.ring_support import Seen, drain, lose_power, new_ring
 
@@ -23,7 +25,8 @@ GROUP = 7  # records of one network read
 PRODUCER = """
 import sys, threading, time
 from daemon.ingest.ring_sync import RingSync
-from native_pipeline.ring import RingWriter
+from native_pipeline.ring_accounts import flush_ledger
+from native_pipeline.ring_writer import RingWriter
 from daemon.errors import RingError
 from tests.reference.packed_records import Trade
 
@@ -42,7 +45,7 @@ while True:
             break
     writer.publish()
     # as a worker does, so that the ring always holds the newest checkpoint; and more often, to be killed there
-    writer.flush_ledger(time.time_ns(), force=number % 5 == 0)
+    flush_ledger(writer, time.time_ns(), force=number % 5 == 0)
 """
 
 
@@ -117,7 +120,7 @@ def test_a_producer_killed_there_leaves_every_record_once(tmp_path: Path, point:
     if point == "ring.in_checkpoint":
         assert successor.adopted_records == (0 if order == "kill 2" else 5)
     assert successor.recovered_bytes == 0
-    successor.flush_ledger(time.time_ns(), force=True)
+    flush_ledger(successor, time.time_ns(), force=True)
     oracle.read()
     assert oracle.stored
     assert oracle.stored == oracle.ledger
@@ -135,7 +138,7 @@ def test_a_repair_that_is_interrupted_is_done_again(tmp_path: Path) -> None:
     points.mkdir()
     (points / "ring.in_repair").write_text("kill")
 
-    code = f"from native_pipeline.ring import RingWriter; RingWriter({str(path)!r})"
+    code = f"from native_pipeline.ring_writer import RingWriter; RingWriter({str(path)!r})"
     died = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "SISE_FAILPOINTS": str(points)}, check=False
     )
@@ -171,7 +174,7 @@ def kill_at_random(tmp_path: Path, kills: int, seed: int) -> None:
         assert successor.last_seq + 1 == oracle.next_seq, f"seed {seed}, kill {number}"
         del successor
     successor = RingWriter(path)
-    successor.flush_ledger(time.time_ns(), force=True)
+    flush_ledger(successor, time.time_ns(), force=True)
     oracle.read()
     assert oracle.stored == oracle.ledger
     assert adopted > 0

@@ -15,7 +15,9 @@ from daemon.sinks.database import Advance, CursorAdvances, Database, FailureKind
 from daemon.sinks.isolation import new_batch
 from native_pipeline.copy_encoder import CopyBatch
 from native_pipeline.record_block import RecordBlock
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import Book, Event, Gap, Ledger, Quarantine, Record, Trade, append
 
 RING = 3

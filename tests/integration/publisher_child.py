@@ -15,7 +15,7 @@ from daemon.sinks.publisher_journal import Journal
 from daemon.sinks.redis_link import RedisLink
 from native_pipeline.counters import CountersBlock
 from native_pipeline.redis_encoder import PublishBatch
-from native_pipeline.ring import LossyReader
+from native_pipeline.ring_reader import LossyReader
 from tests.integration.publisher_rig import MARKETS, VENUES
 
 

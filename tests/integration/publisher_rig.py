@@ -20,7 +20,9 @@ from daemon.sinks.publisher_journal import Journal
 from daemon.sinks.redis_link import RedisLink
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.redis_encoder import PublishBatch
-from native_pipeline.ring import LossyReader, RingWriter, create_ring
+from native_pipeline.ring_creation import create_ring
+from native_pipeline.ring_reader import LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import Record, append
 
 RedisFactory = Callable[[], EmbeddedRedis]

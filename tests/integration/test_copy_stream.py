@@ -13,7 +13,9 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from native_pipeline.copy_encoder import COLUMNS, CopyBatch
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference import copy_rows, random_records
 from tests.reference.packed_records import (
     ABSENT,

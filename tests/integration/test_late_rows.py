@@ -15,7 +15,7 @@ import pytest
 
 from daemon.sinks.database import Database
 from native_pipeline.record_block import RecordBlock
-from native_pipeline.ring import GatingReader
+from native_pipeline.ring_reader import GatingReader
 from tests.integration import writer_rig
 from tests.integration.writer_rig import Rings, RunningWriter, query, settings_for, stored, wait_until
 from tests.reference.packed_records import Book, Trade

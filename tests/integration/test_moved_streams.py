@@ -15,7 +15,8 @@ from daemon.ingest.ring_history import history_of
 from daemon.ingest.worker_status import read_status, status_path
 from daemon.rings import ring_path
 from daemon.shard_plan import Moved, PlannedConnection, PlannedSubscription, WorkerPlan
-from native_pipeline.ring import RingWriter, create_ring
+from native_pipeline.ring_creation import create_ring
+from native_pipeline.ring_writer import RingWriter
 from native_pipeline.stream_receipts import EXCHANGE_FLAGS, append_gap
 from tests.integration.invented_venue import Server
 from tests.integration.test_sessions import SYMBOLS, Running, planned, settings, working

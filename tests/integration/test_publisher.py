@@ -14,7 +14,7 @@ from daemon.embedded import EmbeddedRedis
 from daemon.sinks.redis_link import RedisAway, RedisLink
 from native_pipeline.redis_encoder import PublishBatch
 from native_pipeline.redis_replies import TransactionReplies
-from native_pipeline.ring import LossyReader
+from native_pipeline.ring_reader import LossyReader
 from tests.integration.publisher_rig import (
     MARKETS,
     MINUTE_NS,

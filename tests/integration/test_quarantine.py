@@ -21,7 +21,9 @@ from daemon.sinks.reparse import ENCRYPTED
 from daemon.sinks.replay_report import replay_and_report
 from daemon.sinks.verify import Report, verify
 from native_pipeline.records import QUARANTINE_REASONS
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import Book, Event, Record, Trade, append
 
 REPOSITORY = Path(__file__).parents[2]

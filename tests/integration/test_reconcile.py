@@ -15,7 +15,8 @@ import redis
 from daemon.config import Config, Reconcile
 from daemon.watching.reconcile import CONFIRM_S, Reconciler
 from daemon.watching.reconcile_thread import Servers
-from native_pipeline.ring import GATING, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_writer import RingWriter
 from tests.conftest import PostgresFactory, RedisFactory
 from tests.integration.test_verify import SEQ, UNIX_MINUTE, Bench
 from tests.reference.packed_records import Trade, append

@@ -15,7 +15,7 @@ import pytest
 from daemon.embedded import EmbeddedPostgres, EmbeddedRedis
 from daemon.recording.capture import CaptureFile, Damage, decode_line, read_lines
 from native_pipeline.copy_encoder import COLUMNS
-from native_pipeline.ring import RingFile
+from native_pipeline.ring_file import RingFile
 from tests.chaos.venue_rig import Feed, VenueRig
 from tests.rig import Rig, running, wait_for
 

@@ -17,7 +17,8 @@ from daemon.recording.replay import FileReport, Pace, parse_speed, replay_files
 from daemon.recording.replay_store import LOWEST_SOURCE, require_alone
 from daemon.sinks.count_queries import read_checkpoints, read_counts
 from daemon.sinks.counts import minute_of
-from native_pipeline.ring import RingWriter, create_ring
+from native_pipeline.ring_creation import create_ring
+from native_pipeline.ring_writer import RingWriter
 
 pytestmark = pytest.mark.requirement("RAW-01")
 

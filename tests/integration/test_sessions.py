@@ -25,7 +25,7 @@ from daemon.ingest.venues.venue import HttpRequest, KeepAlive
 from daemon.ingest.worker import Worker
 from daemon.ingest.worker_status import read_status, status_path
 from daemon.shard_plan import Moved, PlannedConnection, PlannedSubscription, WorkerPlan
-from native_pipeline.ring import RingWriter
+from native_pipeline.ring_writer import RingWriter
 from tests.integration.invented_venue import InventedVenue, Server
 from tests.integration.test_worker import QUICK, Bench, bench, lines, on_uvloop, wait_until
 

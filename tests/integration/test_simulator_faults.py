@@ -410,6 +410,16 @@ async def test_one_side_of_a_pair_fails_while_the_other_goes_on(tmp_path: Path) 
     assert set(left.data()) < set(right.data())
 
 
+async def test_what_was_left_out_is_journalled_when_nothing_else_is_sent(tmp_path: Path) -> None:
+    path = tmp_path / "j.csv"
+    options: dict[str, Any] = {"rate": 50, "start_after": 1, "journal": str(path), "seconds": 0.4}
+    async with simulating(faults=("drop:005930:1",), **options) as venue, kis(venue) as client:
+        client.register(TRADE, SYMBOL)
+        await venue.wait_finished()
+        await wait_until(lambda: Counter(row["fate"] for row in journalled(path)) == {"dropped": 20})
+        assert client.data() == []
+
+
 async def test_only_the_venue_or_key_of_the_tag_stalls() -> None:
     async with (
         simulating(venues="kis,kiwoom", rate=1000, faults=("stall:0.1:30@kiwoom",)) as venue,

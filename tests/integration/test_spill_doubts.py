@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from tests.integration.writer_rig import (
     Rings,
     RunningWriter,
     drain,
+    freeze,
     make_rings,
     query,
     settings_for,
@@ -142,9 +142,7 @@ def test_a_server_that_answers_nothing_at_all_fills_no_ring(
     with RunningWriter(rings, settings_for(server.dsn)) as running:
         rings.fill(10)
         wait_until(lambda: rings.counters.get("rows_committed") == 10)
-        frozen = processes_of(server)
-        for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
+        frozen = freeze(server)
         try:
             rings.fill(20_000)
             wait_until(lambda: rings.counters.get("records_spilled") >= 15_000)
@@ -156,14 +154,6 @@ def test_a_server_that_answers_nothing_at_all_fills_no_ring(
         assert running.stop() is True
 
     assert stored(server.dsn) == (20_010, 20_010)
-
-
-def processes_of(server: EmbeddedPostgres) -> list[int]:
-    """The postmaster, and its children."""
-    (parent,) = query(server.dsn, "SELECT pg_read_file('postmaster.pid')")
-    pid = int(parent[0].split()[0])
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, check=True, text=True)
-    return [pid, *(int(each) for each in children.stdout.split())]
 
 
 @pytest.mark.requirement("F40")

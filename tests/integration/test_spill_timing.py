@@ -12,12 +12,13 @@ import pytest
 from daemon.embedded import EmbeddedPostgres
 from daemon.sinks.spill import DIRECTORY, SpillDirectory
 from daemon.sinks.spill_ledger import RegisterClaim
-from tests.integration.test_spill_doubts import processes_of, spill
+from tests.integration.test_spill_doubts import spill
 from tests.integration.writer_rig import (
     Rings,
     RunningWriter,
     drain,
     execute,
+    freeze,
     make_rings,
     query,
     settings_for,
@@ -63,9 +64,7 @@ def test_a_stop_while_the_server_answers_nothing_spills_the_rest_in_time(
     with RunningWriter(rings, settings_for(server.dsn), drain_s=6.0) as running:
         rings.fill(10)
         wait_until(lambda: rings.counters.get("rows_committed") == 10)
-        frozen = processes_of(server)
-        for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
+        frozen = freeze(server)
         try:
             rings.fill(500)
             wait_until(lambda: rings.counters.get("writer_lag_bytes"))

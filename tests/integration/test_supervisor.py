@@ -13,7 +13,7 @@ import pytest
 from daemon.config import Supervision
 from daemon.rings import prepare_rings, ring_path
 from daemon.supervision.directory_lock import ChildEntry
-from native_pipeline.ring import RingWriter
+from native_pipeline.ring_writer import RingWriter
 from tests.integration.dummy_harness import (
     MONITOR,
     PATIENCE_S,

@@ -17,7 +17,9 @@ from daemon.sinks.segment import Range, encode
 from daemon.sinks.verify import GapSum, Report, verify
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.records import MARKET_DATA
-from native_pipeline.ring import GATING, LOSSY, RingWriter, create_ring
+from native_pipeline.ring_accounts import flush_ledger
+from native_pipeline.ring_creation import GATING, LOSSY, create_ring
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import Book, Event, Trade, append
 
 NOW = datetime.now(UTC)
@@ -413,7 +415,7 @@ def test_every_kind_of_market_data_is_received_published_and_stored_alike(
         append(ring, kind(recv_ns=now_ns + number, symbol=b"%06d" % (number % 2), flags=16 * (number % 2)))
     for event_type in range(1, 7):  # a status may be of no symbol
         append(ring, Event(recv_ns=now_ns, symbol=b"", type=event_type, text=b"\0\xff"))
-    ring.flush_ledger(now_ns, force=True)
+    flush_ledger(ring, now_ns, force=True)
     ring.close()
     create_counters_file(tmp_path / "counters", 1)
     counters = CountersBlock(tmp_path / "counters", 0)

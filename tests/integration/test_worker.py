@@ -31,7 +31,9 @@ from daemon.shard_plan import WorkerPlan, make_plan
 from daemon.simulator import Simulator, SimulatorOptions
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.records import GAP_REASONS, read_records
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 
 SYMBOLS = ("005930", "000660", "035720")
 APP_KEY, APP_SECRET = "k" * 36, "s" * 180

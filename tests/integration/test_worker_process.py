@@ -19,7 +19,7 @@ from daemon.shard_plan import make_plan
 from daemon.supervision.process import Assignment, ProcessState, module_argv, pack
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.records import GAP_REASONS, read_records
-from native_pipeline.ring import GatingReader
+from native_pipeline.ring_reader import GatingReader
 
 SYMBOLS = ("005930", "000660")
 REGISTRATIONS = 2 * len(SYMBOLS)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from daemon.sinks.database import Fenced
-from native_pipeline.ring import RingWriter, create_ring
+from native_pipeline.ring_creation import create_ring
+from native_pipeline.ring_writer import RingWriter
 from tests.integration import writer_rig
 from tests.integration.writer_rig import (
     MIXTURE,

@@ -3,12 +3,13 @@
 import itertools
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ import pytest
 
 from daemon.alerts import RecordingAlerts
 from daemon.config import Database, Spill
+from daemon.embedded import EmbeddedPostgres
 from daemon.sinks import writer
 from daemon.sinks.host import Host
 from daemon.sinks.spill import DIRECTORY
 from native_pipeline.counters import CountersBlock, create_counters_file
-from native_pipeline.ring import RingWriter, create_ring
+from native_pipeline.ring_creation import create_ring
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import Book, Event, Record, Trade
 
 CHILD = Path(__file__).with_name("writer_child.py")
@@ -223,3 +226,15 @@ def writer_process(rings: Rings, dsn: str, **settings: int) -> Iterator[subproce
         finally:
             if child.poll() is None:
                 child.kill()
+
+
+def freeze(server: EmbeddedPostgres) -> list[int]:
+    """SIGSTOP to the postmaster and all its children; return who got it."""
+    os.kill(server.pid, signal.SIGSTOP)  # from now on there are no new ones
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.pid)], capture_output=True, check=True, text=True)
+    frozen = [server.pid]
+    for pid in map(int, found.stdout.split()):
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, signal.SIGSTOP)
+            frozen.append(pid)
+    return frozen

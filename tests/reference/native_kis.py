@@ -13,7 +13,9 @@ import pytest
 
 from native_pipeline.parse_kis import KisParser
 from native_pipeline.records import read_records
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference import kis as twin
 
 FRAMES = Path(__file__).parents[1] / "frames" / "kis"

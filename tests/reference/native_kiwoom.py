@@ -10,7 +10,9 @@ import pytest
 
 from native_pipeline.parse_kiwoom import KiwoomParser
 from native_pipeline.records import read_records
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference import kiwoom as twin
 from tests.reference.kis import Record
 from tests.reference.native_kis import NOON, exact

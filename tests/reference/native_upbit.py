@@ -6,7 +6,9 @@ from pathlib import Path
 
 from native_pipeline.parse_upbit import UpbitParser
 from native_pipeline.records import read_records
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference import upbit as twin
 from tests.reference.native_kis import exact
 

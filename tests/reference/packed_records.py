@@ -16,7 +16,7 @@ Decimal64 = tuple[int, int]  # mantissa, scale
 
 
 class Appender(Protocol):
-    """What a record needs from `native_pipeline.ring.RingWriter`."""
+    """What a record needs from `native_pipeline.ring_writer.RingWriter`."""
 
     def append(
         self,

@@ -6,7 +6,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from native_pipeline.ring import GATING, LOSSY, RingReader, create_ring
+from native_pipeline.ring_creation import GATING, LOSSY, create_ring
+from native_pipeline.ring_reader import RingReader
 
 MIB = 1 << 20
 HEADER_BYTES = 8192

@@ -15,7 +15,8 @@ from daemon.rings import prepare_rings, ring_path
 from daemon.sinks import segment
 from daemon.sinks.segment import Range
 from daemon.supervision.directory_lock import DirectoryLock
-from native_pipeline.ring import GatingReader, RingWriter
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import Trade, append
 from tests.spec.ring_support import HEAD, HEADER_BYTES, drain, flip, patch, read_u64
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from native_pipeline.copy_encoder import COLUMNS, CopyBatch
 from native_pipeline.counters import CountersBlock, create_counters_file, percentile_us
-from native_pipeline.ring import GATING, GatingReader, LossyReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader, LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference import copy_rows, random_records
 from tests.reference.packed_records import ABSENT, Book, Event, Gap, Ledger, Quarantine, Record, Trade, append
 

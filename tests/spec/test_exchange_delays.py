@@ -12,7 +12,9 @@ from daemon.watching.console import full_text
 from daemon.watching.exchange_delays import MOST_RECORDS, DelayReading, ExchangeDelays
 from daemon.watching.summary import summarize
 from native_pipeline.records import read_records
-from native_pipeline.ring import GatingReader, LossyReader, RingWriter, create_ring
+from native_pipeline.ring_creation import create_ring
+from native_pipeline.ring_reader import GatingReader, LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.spec.made_readings import reading
 
 MS, S = 1_000_000, 1_000_000_000

@@ -18,7 +18,8 @@ from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.frame_listener import FrameListener
 from native_pipeline.parse_kis import KisParser
 from native_pipeline.records import QUARANTINE_REASONS
-from native_pipeline.ring import GatingReader, RingWriter
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.spec.ring_support import MIB, QUARANTINE, Seen, drain, new_ring
 
 SAMPLE = (Path(__file__).parents[1] / "frames" / "kis" / "data" / "H0STCNT0_single.txt").read_text("ascii").strip()

@@ -11,7 +11,9 @@ import sys, time
 from pathlib import Path
 from daemon.sinks import free_memory
 from daemon.sinks.spiller import Spiller
-from native_pipeline.ring import GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import Trade, append
 
 def anonymous_kb():

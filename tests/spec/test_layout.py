@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from native_pipeline.counters import BLOCK_BYTES
-from native_pipeline.ring import HEADER_BYTES, LAYOUT_VERSION, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import create_ring
+from native_pipeline.ring_file import HEADER_BYTES, LAYOUT_VERSION
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference import packed_records
 from tests.spec.ring_support import drain
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from native_pipeline.ring import GatingReader, RingWriter
+from native_pipeline.ring_accounts import flush_ledger
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import LEDGER, Book, Quarantine, Trade, append
 from tests.spec.ring_support import MIB, drain, lose_power, new_ring
 
@@ -49,31 +51,31 @@ def test_the_counts_are_those_of_a_counter(path: Path) -> None:
     drain(reader)
     reader.commit()
 
-    assert len(expected) == writer.flush_ledger(START, force=True)
+    assert len(expected) == flush_ledger(writer, START, force=True)
     assert expected == ledger(reader)
-    assert writer.flush_ledger(START, force=True) == 0, "nothing new"
+    assert flush_ledger(writer, START, force=True) == 0, "nothing new"
 
 
 def test_a_minute_is_flushed_when_it_has_ended_and_not_before(path: Path) -> None:
     writer, reader = RingWriter(path), GatingReader(path, "writer")
     append(writer, Trade(recv_ns=START + MINUTE - 1))
-    assert writer.flush_ledger(START + MINUTE - 1) == 0
+    assert flush_ledger(writer, START + MINUTE - 1) == 0
 
     append(writer, Trade(recv_ns=START + MINUTE))
-    assert writer.flush_ledger(START + MINUTE) == 2
+    assert flush_ledger(writer, START + MINUTE) == 2
     assert ledger(reader) == {(b"005930", START, 1): 1, (b"005930", START + MINUTE, 1): 1}
 
 
 def test_a_quarter_of_the_ring_is_flushed_within_the_minute(path: Path) -> None:
     writer, reader = RingWriter(path), GatingReader(path, "writer")
     append(writer, Trade(recv_ns=START))
-    writer.flush_ledger(START, force=True)
+    flush_ledger(writer, START, force=True)
     for _ in range(MIB // 120 - 10):
         append(writer, Trade(recv_ns=START))
-    assert writer.flush_ledger(START) == 0
+    assert flush_ledger(writer, START) == 0
     for _ in range(20):
         append(writer, Trade(recv_ns=START))
-    assert writer.flush_ledger(START) == 1
+    assert flush_ledger(writer, START) == 1
     assert ledger(reader).total() == MIB // 120 + 11
 
 
@@ -86,13 +88,13 @@ def test_what_no_ledger_record_covers_is_counted_again_by_the_next_producer(path
         for number in range(3):
             append(writer, Trade(symbol=b"%d" % number, recv_ns=START))
         if death == 1:
-            assert writer.flush_ledger(START, force=True) == 4
+            assert flush_ledger(writer, START, force=True) == 4
             append(writer, Trade(symbol=b"0", recv_ns=START))
         writer.publish()
         append(writer, Trade(symbol=b"unpublished", recv_ns=START))  # its successor takes it over
         del writer
 
-    RingWriter(path).flush_ledger(START, force=True)
+    flush_ledger(RingWriter(path), START, force=True)
 
     extra = 1 if deaths > 1 else 0
     expected = {(b"0", START, 1): deaths + extra, (b"1", START, 1): deaths, (b"2", START, 1): deaths}
@@ -106,7 +108,7 @@ def test_a_power_loss_keeps_the_counts_of_what_is_left(path: Path) -> None:
     del writer
     lose_power(path)
 
-    RingWriter(path).flush_ledger(START, force=True)
+    flush_ledger(RingWriter(path), START, force=True)
 
     assert ledger(reader) == {(b"005930", START, 1): 1}
 
@@ -120,8 +122,8 @@ def test_a_flush_without_room_is_tried_again_and_loses_nothing(tmp_path: Path) -
         count += 1
     writer.publish()
 
-    assert writer.flush_ledger(START + MINUTE) == 0
+    assert flush_ledger(writer, START + MINUTE) == 0
     drain(reader)
     reader.commit()
-    assert writer.flush_ledger(START + MINUTE) == 500
+    assert flush_ledger(writer, START + MINUTE) == 500
     assert count == ledger(reader).total()

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from native_pipeline.records import QUARANTINE_REASONS
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.kis import Record
 from tests.reference.native_kis import NOON, kst_ns
 from tests.reference.native_kiwoom import CONNECTION, MARKET, VENUE, Native, assert_same, named, sample

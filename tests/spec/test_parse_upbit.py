@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from native_pipeline.records import QUARANTINE_REASONS
-from native_pipeline.ring import RingWriter
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.native_kis import exact
 from tests.reference.native_upbit import FRAMES, RECEIVED, Native, capture, sample
 

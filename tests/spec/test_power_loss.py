@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from daemon.errors import RingError
-from native_pipeline.ring import GatingReader, RingFile, RingWriter
+from native_pipeline.ring_file import RingFile
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import LEDGER
 from tests.spec.power_model import PAGE, SECTOR, PowerModel
 from tests.spec.ring_support import BOOT_ID, MIB, QUARANTINE, Seen, drain, new_ring, patch

@@ -16,7 +16,10 @@ from daemon.shard_plan import Plan
 from daemon.topology import process_specs
 from daemon.watching.health import dead_reasons, unready_reasons
 from native_pipeline.raw_frames import read_raw_frames
-from native_pipeline.ring import LOSSY, LossyReader, RingFile, RingWriter, create_ring
+from native_pipeline.ring_creation import LOSSY, create_ring
+from native_pipeline.ring_file import RingFile
+from native_pipeline.ring_reader import LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import QUARANTINE
 from tests.spec.made_readings import process, reading
 from tests.spec.test_frame_listener import Line, text, trade, wire

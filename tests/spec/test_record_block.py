@@ -13,7 +13,9 @@ from daemon.errors import RingError
 from native_pipeline.copy_encoder import COLUMNS, CopyBatch
 from native_pipeline.record_block import RecordBlock
 from native_pipeline.records import read_records
-from native_pipeline.ring import GATING, LOSSY, GatingReader, LossyReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, LOSSY, create_ring
+from native_pipeline.ring_reader import GatingReader, LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference import random_records
 from tests.reference.packed_records import Event, Quarantine, Record, Trade, append
 from tests.spec.ring_support import HEADER_BYTES, flip

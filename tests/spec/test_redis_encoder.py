@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.redis_encoder import PublishBatch, pack_command
 from native_pipeline.redis_replies import TransactionReplies
-from native_pipeline.ring import GATING, GatingReader, LossyReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader, LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference import random_records, redis_messages
 from tests.reference.packed_records import ABSENT, Book, Event, Gap, Ledger, Quarantine, Record, Trade, append
 

@@ -9,7 +9,9 @@ import pytest
 
 from native_pipeline.redis_encoder import PublishBatch
 from native_pipeline.redis_replies import TransactionReplies
-from native_pipeline.ring import LOSSY, LossyReader, RingWriter, create_ring
+from native_pipeline.ring_creation import LOSSY, create_ring
+from native_pipeline.ring_reader import LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference import redis_messages
 from tests.reference.packed_records import Book, Ledger, Quarantine, Record, Trade, append
 

@@ -17,7 +17,9 @@ from daemon.sinks.segment import Range
 from daemon.sinks.spill import SpillDirectory, SpillFile
 from daemon.sinks.spill_ledger import Known, KnownBatches, LostBatches, SegmentClaim, WaitingBatches
 from native_pipeline.record_block import RecordBlock
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.packed_records import Trade, append
 
 RECORDS = 5  # of each file

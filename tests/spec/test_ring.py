@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from daemon.errors import RingError
-from native_pipeline.ring import GATING, LOSSY, GatingReader, LossyReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, LOSSY, create_ring
+from native_pipeline.ring_reader import GatingReader, LossyReader
+from native_pipeline.ring_writer import RingWriter
 from native_pipeline.stream_receipts import append_gap
 from tests.spec.ring_support import MIB, QUARANTINE, drain, new_ring, padded
 
@@ -163,7 +165,8 @@ def test_a_closed_reader_moves_the_position_of_its_successor_no_more(path: Path)
 
 HOLDER = """
 import sys
-from native_pipeline.ring import GatingReader, RingWriter
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 kind, path = sys.argv[1:]
 held = RingWriter(path) if kind == "producer" else GatingReader(path, "writer")
 print("held", flush=True)

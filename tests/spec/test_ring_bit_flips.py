@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 
 from daemon.errors import RingError
 from daemon.rings import prepare_rings, ring_path
-from native_pipeline.ring import GatingReader, LossyReader, RingWriter
+from native_pipeline.ring_reader import GatingReader, LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.spec.ring_support import CONSUMERS, HEAD, HEADER_BYTES, INDEX, MIB, QUARANTINE, drain, flip
 
 RECORD = 136
@@ -131,7 +132,7 @@ def test_a_wrong_bit_in_the_version_is_taken_for_another_version_and_nothing_is_
     flip(ring_path(tmp_path, 0), offset, 0x10)
     before = ring_path(tmp_path, 0).read_bytes()
 
-    with pytest.raises(RingError, match="has layout version"):
+    with pytest.raises(RingError, match="another version of Sise"):
         prepare_rings(tmp_path, workers=1, capacity_mb=1)
 
     assert ring_path(tmp_path, 0).read_bytes() == before

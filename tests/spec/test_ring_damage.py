@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from daemon.errors import RingError
-from native_pipeline.ring import GatingReader, LossyReader, RingWriter
+from native_pipeline.ring_reader import GatingReader, LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.spec.ring_support import (
     CAPACITY,
     CLAIMED,
@@ -391,7 +392,8 @@ FLIPPER = textwrap.dedent("""
     import sys
     from pathlib import Path
     from daemon.errors import RingError
-    from native_pipeline.ring import GatingReader, LossyReader, RingWriter
+    from native_pipeline.ring_reader import GatingReader, LossyReader
+    from native_pipeline.ring_writer import RingWriter
     from tests.spec.ring_support import drain, flip, patch, QUARANTINE
 
     path, begin, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

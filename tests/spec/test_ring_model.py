@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from daemon.errors import RingError
-from native_pipeline.ring import GatingReader, LossyReader, RingWriter
+from native_pipeline.ring_reader import GatingReader, LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.reference.ring_model import ModelReader, RingModel
 from tests.spec.ring_support import MIB, QUARANTINE, drain, new_ring, padded
 

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from native_pipeline.ring import LOSSY, GatingReader, LossyReader, RingWriter, create_ring
+from native_pipeline.ring_accounts import flush_ledger
+from native_pipeline.ring_creation import LOSSY, create_ring
+from native_pipeline.ring_reader import GatingReader, LossyReader
+from native_pipeline.ring_writer import RingWriter
 from tests.effort import examples
 from tests.reference.packed_records import LEDGER, TRADE, Trade, append
 from tests.spec.ring_support import MIB, Seen, drain, new_ring, parsed
@@ -24,7 +27,8 @@ ROOT = Path(__file__).parents[2]
 
 PRODUCER = """
 import random, sys, time
-from native_pipeline.ring import RingWriter
+from native_pipeline.ring_accounts import flush_ledger
+from native_pipeline.ring_writer import RingWriter
 from daemon.errors import RingError
 from tests.reference.packed_records import Trade
 
@@ -47,7 +51,7 @@ while done < count:
             break
     writer.publish()
     if cyclic:
-        writer.flush_ledger(time.time_ns(), force=rng.random() < 0.01)
+        flush_ledger(writer, time.time_ns(), force=rng.random() < 0.01)
 print("done", flush=True)
 """
 
@@ -114,7 +118,7 @@ FAST_PRODUCER = """
 import sys, time
 from pathlib import Path
 from native_pipeline.parse_kis import KisParser
-from native_pipeline.ring import RingWriter
+from native_pipeline.ring_writer import RingWriter
 writer, parser = RingWriter(sys.argv[1]), KisParser(venue=1, market=1)
 parser.keeps_all = True
 frames = [Path("tests/frames/kis/data/H0STCNT0_single.txt").read_bytes().strip()] * 64
@@ -184,7 +188,7 @@ def test_killed_producers_lose_and_repeat_nothing_and_the_ledger_still_adds_up(t
     writer = RingWriter(path)
     append(writer, Trade(symbol=b"000000"))  # the last producer may have died behind a checkpoint: nothing to flush
     writer.publish()
-    while not writer.flush_ledger(time.time_ns(), force=True):  # no room yet, as after every full ring
+    while not flush_ledger(writer, time.time_ns(), force=True):  # no room yet, as after every full ring
         take(drain(reader))
         reader.commit()
     take(drain(reader))
@@ -196,7 +200,7 @@ def test_killed_producers_lose_and_repeat_nothing_and_the_ledger_still_adds_up(t
 
 WAITER = """
 import json, os, select, sys
-from native_pipeline.ring import GatingReader
+from native_pipeline.ring_reader import GatingReader
 path, fd, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 reader = GatingReader(path, "writer")
 print("ready", flush=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from daemon.ingest.ring_sync import RingSync, sync_of
-from native_pipeline.ring import GatingReader, RingWriter
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.spec.ring_support import MIB, QUARANTINE, drain, new_ring
 
 PATIENCE_S = 10.0

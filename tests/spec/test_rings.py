@@ -14,7 +14,8 @@ from daemon.config import Config, Ring
 from daemon.errors import Refused, RingError, RingInUse
 from daemon.rings import noticing_new_rings, open_ring, prepare_rings, ring_path, ring_paths
 from daemon.topology import _prepare_rings as prepare_or_refuse
-from native_pipeline.ring import GatingReader, RingWriter
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 
 EPOCH_OFFSET, FIRST_CONSUMER_OFFSET, VERSION_OFFSET = 24, 256, 8
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from daemon.sinks.spiller import UNKNOWN_SEQ, Spiller, Taken
-from native_pipeline.ring import GATING, GatingReader, RingWriter, create_ring
+from native_pipeline.ring_creation import GATING, create_ring
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from tests.spec.ring_support import HEADER_BYTES, MIB, QUARANTINE, RECORD_HEADER, RESUMED, Seen, flip, parsed
 
 RECV_NS = 1_795_000_000 * 10**9

@@ -24,7 +24,7 @@ from daemon.watching.readings import NS_PER_S, Instruments
 from daemon.watching.summary import summarize
 from daemon.watching.worker_status import Problem, SessionStatus, WorkerStatus, WorkerStatusFiles
 from native_pipeline.counters import COUNTER_IDS, CountersBlock, create_counters_file
-from native_pipeline.ring import create_ring
+from native_pipeline.ring_creation import create_ring
 from tests.spec.made_readings import process, reading
 
 SESSION = SessionStatus(

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from daemon.errors import RingError
-from native_pipeline.ring import RingFile, RingWriter, create_ring
+from native_pipeline.ring_creation import create_ring
+from native_pipeline.ring_file import RingFile
+from native_pipeline.ring_writer import RingWriter
 from native_pipeline.stream_receipts import EXCHANGE_FLAGS, append_gap, newest_receipts, receipts_in
 from tests.spec.ring_support import MIB
 
@@ -57,7 +59,7 @@ def test_a_ring_that_has_gone_round_many_times_is_read_while_it_is_written(path:
     """What is near to being overwritten is not looked at; what is read is whole."""
     code = (
         "import sys\n"
-        "from native_pipeline.ring import RingWriter\n"
+        "from native_pipeline.ring_writer import RingWriter\n"
         "from native_pipeline.stream_receipts import append_gap\n"
         "ring = RingWriter(sys.argv[1])\n"
         "print('on', flush=True)\n"

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from native_pipeline.parse_kis import KisParser
 from native_pipeline.records import GAP_REASONS, flag_names, read_records
-from native_pipeline.ring import GatingReader, RingWriter
+from native_pipeline.ring_accounts import flush_gaps, flush_ledger
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 from native_pipeline.stream_receipts import newest_receipts
 from tests.spec.ring_support import MIB, new_ring
 
@@ -65,7 +67,7 @@ class Bench:
         return [int(str(r["cum_volume"])) for r in self.records() if r["kind"] == "trade"]
 
     def gaps(self, *, after: int = 3 * SECOND) -> list[dict[str, object]]:
-        self.ring.flush_gaps(self.now + after)
+        flush_gaps(self.ring, self.now + after)
         return [r for r in self.records() if r["kind"] == "gap"]
 
 
@@ -190,7 +192,7 @@ def test_a_gap_that_finds_no_room_waits(tmp_path: Path) -> None:
     while bench.ring.room_bytes >= 88:
         bench.ring.append(3, bytes(min(16 + bench.ring.room_bytes % 8, 100_000, bench.ring.room_bytes - 40)))
     bench.ring.publish()
-    assert bench.ring.flush_gaps(bench.now + 3 * SECOND) == 0
+    assert flush_gaps(bench.ring, bench.now + 3 * SECOND) == 0
     bench.records()
     assert [gap["missing"] for gap in bench.gaps()] == [40]
 
@@ -331,7 +333,7 @@ def test_a_ring_that_begins_with_a_late_trade_invents_no_gap(tmp_path: Path) -> 
 
 def counted(bench: Bench, *, at_ns: int) -> dict[tuple[object, object], int]:
     """(symbol, kind) -> what the ledger records of a flush add up to."""
-    bench.ring.flush_ledger(at_ns, force=True)
+    flush_ledger(bench.ring, at_ns, force=True)
     totals: dict[tuple[object, object], int] = {}
     for record in bench.records():
         if record["kind"] == "ledger":
@@ -368,11 +370,11 @@ def test_the_exchanges_of_a_symbol_are_counted_together(bench: Bench) -> None:
 @pytest.mark.requirement("E2E-OBS-01")
 def test_each_minute_is_counted_apart_and_flushed_when_it_is_over(bench: Bench) -> None:
     for minute in range(3):
-        assert bench.ring.flush_ledger(NOON + minute * 60 * SECOND) == min(minute, 1)
+        assert flush_ledger(bench.ring, NOON + minute * 60 * SECOND) == min(minute, 1)
         bench.parser.parse_many(bench.ring, frames_of(range(10 * minute + 1, 10 * minute + 2 + minute)),
                                 NOON + minute * 60 * SECOND)  # fmt: skip
-    assert bench.ring.flush_ledger(NOON + 2 * 60 * SECOND) == 0
-    assert bench.ring.flush_ledger(NOON + 3 * 60 * SECOND) == 1
+    assert flush_ledger(bench.ring, NOON + 2 * 60 * SECOND) == 0
+    assert flush_ledger(bench.ring, NOON + 3 * 60 * SECOND) == 1
     counts = [int(str(record["count"])) for record in bench.records() if record["kind"] == "ledger"]
     assert counts == [1, 2, 3]
 

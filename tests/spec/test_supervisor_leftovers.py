@@ -5,7 +5,8 @@ from pathlib import Path
 from daemon.rings import prepare_rings, ring_path
 from daemon.sinks import spill
 from daemon.supervision import leftovers
-from native_pipeline.ring import GatingReader, RingWriter
+from native_pipeline.ring_reader import GatingReader
+from native_pipeline.ring_writer import RingWriter
 
 QUARANTINE = 3  # of sise_record_kind; any kind will do
 
