@@ -34,6 +34,7 @@ class Accounts:
         self._counters = counters
         self._journal = journal
         self._is_settled = journal is None  # the predecessor's account
+        self._inherited: dict[int, Span] = {} if journal is None else dict(journal.state.given_up)
         self._is_in_doubt = False  # a batch was sent
         self._told: dict[int, Span] = {}  # given up before the batch at hand, and told in it
 
@@ -76,9 +77,10 @@ class Accounts:
         before = {name: self._counters.get(name) for name in counts} | state.before
         always = {name: state.always.get(name, 0) + counts.get(name, 0) for name in (*state.always, *counts)}
         given_up = self._gaps()
-        if not self._is_settled:  # on top of what the predecessor had given up
-            for ring, span in state.given_up.items():
-                given_up[ring] = span.then(given_up[ring]) if ring in given_up else span
+        if not self._is_settled:  # on top of what the predecessor had given up, of a ring that is still the same file
+            for ring, span in self._inherited.items():
+                mine = given_up.get(ring, span)
+                given_up[ring] = span.then(mine) if mine is not span and mine.epoch == span.epoch else mine
         self._journal.write(
             State(batch=state.batch, told=state.told, given_up=given_up, before=before, always=always, then=state.then)
         )

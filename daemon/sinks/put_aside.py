@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 
+from daemon.errors import ConfigError
 from daemon.sinks.isolation import MAX_REASON_CHARS, PUT_ASIDE, REFUSED
 from daemon.sinks.quarantine import EntryId
 from daemon.sinks.quarantine_replay import BATCH_ENTRIES, DONE, Outcome, Replay, Result
@@ -44,6 +45,8 @@ def store_waiting(connection: Connection) -> Aside:
         try:
             with Replay(None, connection) as replay:
                 results = list(replay.run(ids))
+        except ConfigError:
+            continue  # some were replayed by somebody else since we looked
         except psycopg.Error as exc:
             if exc.sqlstate != LOCK_NOT_AVAILABLE:
                 raise

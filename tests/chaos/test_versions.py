@@ -192,8 +192,11 @@ def test_tables_that_the_next_version_changes_under_a_running_daemon_stop_nothin
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
 @pytest.mark.requirement("F35", "F36", "DLP-01")
-def test_a_directory_that_is_lost_with_its_daemon_is_replaced_as_soon_as_that_is_sure(make_rig: MakeRig) -> None:
+def test_a_directory_that_is_lost_with_its_daemon_is_replaced_as_soon_as_that_is_sure(
+    make_rig: MakeRig, where: str
+) -> None:
     rig = make_rig()
     rig.start(rate=RATE)
     rig.wait_ready()
@@ -204,12 +207,15 @@ def test_a_directory_that_is_lost_with_its_daemon_is_replaced_as_soon_as_that_is
     assert rig.daemon is not None
     rig.daemon.wait()
     shutil.rmtree(rig.data_dir)
+    if where == "elsewhere":  # whose processes cannot be seen from here
+        with psycopg.connect(rig.postgres.dsn) as connection:
+            connection.execute("UPDATE ingest_owner SET process = 'elsewhere/1/1'")
 
     rig.start_daemon()
     rig.wait_ready()
     rig.wait_received(int(RATE))
 
-    assert [event["event"] for event in rig.events("waiting_for_owner")] == ["waiting_for_owner"]
+    assert len(rig.events("waiting_for_owner")) == (where == "elsewhere")
     rig.stop_simulator()
     assert rig.stop_daemon() == 0, rig.tail()
     verdict = rig.compare()
