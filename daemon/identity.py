@@ -10,11 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from daemon.supervision.directory_lock import identify
+
 IDENTITY_FILE = "identity"  # in state/ of the data directory
 RENEW_S = 5.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PROCESS_NAMES = Path("/proc/self/ns/pid")
-START_TIME = 19  # of the fields of /proc/PID/stat behind the name
 LEASE_S = 30  # several renewals, and a batch that takes long; who replaces a burnt machine waits that long at most
 
 
@@ -61,19 +62,32 @@ def _owner(data_dir: Path, path: Path, process: str) -> Owner:
 def token_of(pid: int) -> str:
     """Name a process of this boot of this machine and of our name space for ever; empty: there is none, or no /proc."""
     try:
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[START_TIME]
-        return f"{_here()}/{pid}/{started}"
-    except (OSError, IndexError):
+        process = identify(pid)
+        return "" if process is None else f"{_here()}/{pid}/{process.start_ticks}"
+    except OSError:
         return ""
 
 
 def is_dead(token: str) -> bool:
     """Whether the process of *token* would be seen from here if it lived, and is not there."""
-    here, _, process = token.rpartition("/")[0].rpartition("/")
+    place, _, started = token.rpartition("/")
+    here, _, pid = place.rpartition("/")
     try:
-        return here == _here() and process.isdigit() and token_of(int(process)) != token
-    except OSError:
+        if here != _here() or not pid.isdecimal():
+            return False
+        found = identify(int(pid))
+        return _is_gone(int(pid)) if found is None else str(found.start_ticks) != started
+    except OSError:  # no descriptor left, say: that is no sign of death
         return False
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether the kernel knows no such process: /proc may hide those of other users."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def _here() -> str:

@@ -79,8 +79,11 @@ class Accounts:
         given_up = self._gaps()
         if not self._is_settled:  # on top of what the predecessor had given up, of a ring that is still the same file
             for ring, span in self._inherited.items():
-                mine = given_up.get(ring, span)
-                given_up[ring] = span.then(mine) if mine is not span and mine.epoch == span.epoch else mine
+                mine = given_up.get(ring)
+                if mine is None:
+                    given_up[ring] = span
+                elif mine.epoch == span.epoch:
+                    given_up[ring] = span.then(mine)
         self._journal.write(
             State(batch=state.batch, told=state.told, given_up=given_up, before=before, always=always, then=state.then)
         )

@@ -27,7 +27,7 @@ LOCK_CURSOR = "SELECT seq, updated_at FROM ingest_cursor WHERE ring = %s AND epo
 MOVE_CURSOR = "UPDATE ingest_cursor SET seq = %s, updated_at = now() WHERE ring = %s AND epoch = %s"
 REGISTER = """
 INSERT INTO spilled_batches (batch, rings, epochs, after_seqs, through_seqs, records, first_recv, last_recv)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"""
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"""
 CLAIM = "UPDATE spilled_batches SET stored_at = now() WHERE batch = %s AND stored_at IS NULL"
 KNOWN = "SELECT batch, rings, epochs, after_seqs, stored_at IS NOT NULL FROM spilled_batches WHERE batch = ANY(%s)"
 WAITING = "SELECT batch FROM spilled_batches WHERE stored_at IS NULL AND lost_at IS NULL ORDER BY registered_at"
@@ -100,7 +100,8 @@ class RegisterClaim:
         # its moved cursor alone would look as if the batch itself had been stored.
         if connection.execute(BATCH_IS_KNOWN, [header.batch]).fetchone() is not None:
             return
-        connection.execute(REGISTER, _facts(header, after_seqs))
+        if connection.execute(REGISTER, _facts(header, after_seqs)).rowcount == 0:
+            return  # by RegisterPassed, since we asked: then the cursors are beyond it
         for after, one in zip(after_seqs, header.ranges, strict=True):
             if after < one.through_seq:
                 connection.execute(MOVE_CURSOR, [one.through_seq, one.ring, one.epoch])
@@ -165,7 +166,7 @@ class RegisterPassed:
             if any(after < one.through_seq for after, one in zip(after_seqs, header.ranges, strict=True)):
                 continue
             if connection.execute(BATCH_IS_KNOWN, [header.batch]).fetchone() is None:
-                connection.execute(REGISTER + " ON CONFLICT DO NOTHING", _facts(header, after_seqs))
+                connection.execute(REGISTER, _facts(header, after_seqs))
                 self.registered.add(header.batch)
         return True
 

@@ -107,6 +107,7 @@ class Writer:
         )
         self._record_bytes = 1.0  # mean size of a record in the last batch
         self._isolated = Isolated()  # what became of the present batch, if it was taken apart
+        self._has_put_aside = False  # perhaps, and the recovery does not know: the answer may have got lost
         self._log = log.get()
 
     def run(self) -> bool:
@@ -295,7 +296,9 @@ class Writer:
                 reader.seek_after(self._cursors[ring])
                 block.append_from(reader, self._reached[ring])  # type: ignore[arg-type] # the native ones, together
                 self._damaged[ring] = reader.corrupt_records  # seen for the second time
-        self._isolated = self._database.store_isolated(block, claim, puts_aside=refusal.sqlstate == LOCK_NOT_AVAILABLE)
+        puts_aside = refusal.sqlstate == LOCK_NOT_AVAILABLE
+        self._has_put_aside |= puts_aside
+        self._isolated = self._database.store_isolated(block, claim, puts_aside=puts_aside)
         return True
 
     def _give_back(self) -> None:
@@ -314,7 +317,8 @@ class Writer:
         self._counters.set("last_commit_ns", now_ns)
         self._batch.observe_ages(self._counters, AGE_HISTOGRAM, now_ns)
         isolation.report(self._isolated, self._counters, self._spilling.alerts)
-        if self._isolated.put_aside:
+        if self._has_put_aside:
+            self._has_put_aside = False
             self._spilling.recovery.store_put_aside()
         self._isolated = Isolated()
 

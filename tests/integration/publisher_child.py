@@ -18,19 +18,28 @@ from native_pipeline.redis_encoder import PublishBatch
 from native_pipeline.ring_reader import LossyReader
 from tests.integration.publisher_rig import MARKETS, VENUES
 
+EVERYTHING = 10_000_000  # entries that a stream keeps: a test counts them all
+
 
 def main(directory: Path, url: str) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     settings = RedisSettings(
-        url=url, retry_max_s=0.05, flush_interval_ms=1, batch_messages=200, timeout_s=0.3, streams=("all",)
-    )
+        url=url, retry_max_s=0.05, flush_interval_ms=1, batch_messages=200, timeout_s=0.3, streams=("all",),
+        stream_maxlen=EVERYTHING,
+    )  # fmt: skip
     counters = CountersBlock(directory / "counters", 0)
     counters.take("publisher")
     with Journal(directory / "publisher.journal") as journal:
         Publisher(
             readers=[LossyReader(directory / "worker-0.ring", "publisher")],
-            batch=PublishBatch(venues=VENUES, markets=MARKETS, minute_counts_kept_s=3600, streams=settings.streams),
+            batch=PublishBatch(
+                venues=VENUES,
+                markets=MARKETS,
+                minute_counts_kept_s=3600,
+                streams=settings.streams,
+                stream_maxlen=EVERYTHING,
+            ),
             link=RedisLink(settings),
             settings=settings,
             counters=counters,

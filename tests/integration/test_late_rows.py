@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
 
-from daemon.sinks.database import Database
+from daemon.sinks import put_aside
+from daemon.sinks.database import Claim, Database, Isolated
+from daemon.sinks.quarantine_replay import Replay, Result
 from native_pipeline.record_block import RecordBlock
 from native_pipeline.ring_reader import GatingReader
 from tests.integration import writer_rig
@@ -99,6 +102,38 @@ def test_rows_put_aside_when_the_daemon_stops_are_stored_by_the_next(
     assert query(postgres_dsn, PUT_ASIDE) == [(0,)]
 
 
+@pytest.mark.requirement("F49", "F54", "DLP-03")
+def test_rows_put_aside_are_stored_by_the_same_daemon_also_if_the_answer_to_their_commit_was_lost(
+    make_rings: Callable[..., Rings], postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rings = make_rings()
+    lost = []
+
+    def store_and_lose_the_answer(
+        self: Database, block: RecordBlock, claim: Claim, *, puts_aside: bool = False
+    ) -> Isolated:
+        found = store_isolated(self, block, claim, puts_aside=puts_aside)
+        if not lost:
+            lost.append(found.put_aside)
+            self.close()
+            raise psycopg.OperationalError("the answer got lost")
+        return found
+
+    store_isolated = Database.store_isolated
+    monkeypatch.setattr(Database, "store_isolated", store_and_lose_the_answer)
+    with RunningWriter(rings, settings_for(postgres_dsn)) as running:
+        rings.fill(1, mixture=[LATE])
+        wait_until(lambda: rings.counters.get("rows_committed") == 1)
+        with being_compressed(postgres_dsn, part_of(postgres_dsn)):
+            rings.fill(4, mixture=[LATE, live_trade()])
+            wait_until(lambda: rings.counters.get("rows_committed") == 5)
+            assert lost == [2]
+            assert query(postgres_dsn, PUT_ASIDE) == [(2,)]
+        wait_until(lambda: query(postgres_dsn, PUT_ASIDE) == [(0,)], timeout_s=10.0)
+        assert running.stop() is True
+    assert stored(postgres_dsn) == (5, 5)
+
+
 class Free:
     """A claim that nobody else has."""
 
@@ -143,6 +178,27 @@ def test_a_batch_whose_answer_was_lost_stores_nothing_of_what_it_had_put_aside_a
 
     assert stored(postgres_dsn, "market_ticks", "market_orderbook") == (6, 6)
     assert database.store_put_aside().stored == 0
+
+
+@pytest.mark.requirement("F54", "DLP-03")
+def test_rows_put_aside_that_somebody_replays_meanwhile_are_stored_once_and_end_nothing(
+    make_rings: Callable[..., Rings], database: Database, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rings = make_rings()
+    rings.fill(4, mixture=[LATE, live_trade()])
+    assert database.store_isolated(block_of(rings, 4), Free(), puts_aside=True).put_aside == 2
+
+    class Overtaken(Replay):
+        def run(self, *args: Any, **kwargs: Any) -> Iterator[Result]:
+            monkeypatch.undo()
+            with psycopg.connect(postgres_dsn, autocommit=True) as other, Replay(None, other) as replay:
+                assert len(list(replay.run(args[0][:1]))) == 1
+            return super().run(*args, **kwargs)
+
+    monkeypatch.setattr(put_aside, "Replay", Overtaken)
+    assert database.store_put_aside().stored == 1
+    assert stored(postgres_dsn) == (4, 4)
+    assert query(postgres_dsn, PUT_ASIDE) == [(0,)]
 
 
 @pytest.mark.requirement("F51", "F54")

@@ -1,6 +1,7 @@
 """A database and a Redis belong to one data directory at a time, whatever becomes of its daemon."""
 
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
+from daemon import identity
 from daemon.config import Config, Database, Redis
 from daemon.errors import ConfigError, Refused
 from daemon.identity import LEASE_S, Owner, is_dead, owner_of, token_of
@@ -120,6 +122,21 @@ def test_only_a_process_that_would_be_seen_is_known_to_be_dead(process: subproce
     assert not is_dead(f"another{boot}/{names}/{pid}/{started}")
     assert not is_dead(f"{boot}/pid:[1]/{pid}/{started}")
     assert not is_dead("")
+
+
+@pytest.mark.requirement("F36")
+@pytest.mark.parametrize("found", [None, OSError(errno.EMFILE, "Too many open files")])
+def test_a_process_that_lives_and_cannot_be_looked_at_is_not_taken_for_dead(
+    process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, found: OSError | None
+) -> None:
+    token = token_of(process.pid)
+
+    def identify(_: int) -> None:
+        if found is not None:
+            raise found
+
+    monkeypatch.setattr(identity, "identify", identify)  # None: /proc hides the processes of other users
+    assert not is_dead(token)
 
 
 @pytest.mark.requirement("F35", "F36")

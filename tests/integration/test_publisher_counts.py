@@ -128,6 +128,42 @@ def test_what_a_publisher_that_died_had_given_up_is_told_and_counted_by_its_succ
     require_all_counted(rig, server.url, put)
 
 
+@pytest.mark.requirement("CH-PROC-01", "F57")
+def test_a_successor_that_gives_up_more_before_redis_is_back_tells_each_loss_once(
+    rig: Rig, own_redis: RedisFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failpoints, "_directory", str(tmp_path))
+    armed = tmp_path / "publisher.gave_up"
+    server = own_redis()
+    put: Counter[str] = Counter()
+
+    def give_up(records: int) -> None:
+        enough = rig.counters.get("records_dropped_on_redis") + records
+        while rig.counters.get("records_dropped_on_redis") < enough:
+            put_some(rig, put, 50)
+            wait_until(lambda: rig.lag() < 0.92 * RING_BYTES or not armed.exists(), "room")
+
+    def give_up_until_it_dies() -> None:
+        with rig.publisher(server.url, streams=("all",), timeout_s=0.2):
+            put_some(rig, put, 10)
+            wait_until(lambda: rig.published() == 10, "the first messages")
+            os.kill(server.pid, signal.SIGSTOP)
+            armed.write_text("raise EIO 2")
+            give_up(1)
+            wait_until(lambda: not armed.exists(), "its end")
+
+    with pytest.raises(OSError, match=armed.name):
+        give_up_until_it_dies()
+    with rig.publisher(server.url, streams=("all",), timeout_s=0.2):
+        give_up(6_000)  # in three portions, on top of what it has inherited
+        os.kill(server.pid, signal.SIGCONT)
+        wait_until(lambda: rig.lag() == 0, "what is left")
+        put_some(rig, put, 1)
+        wait_until(lambda: rig.lag() == 0, "one more")
+
+    require_all_counted(rig, server.url, put)
+
+
 def kill_again_and_again(rig: Rig, server: EmbeddedRedis, kills: int, seed: int) -> Counter[str]:
     """Publishers in processes of their own, killed at random moments, with a Redis that is stopped now and then."""
     chance = random.Random(seed)

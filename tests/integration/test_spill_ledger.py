@@ -9,12 +9,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from daemon.sinks import spill_ledger
 from daemon.sinks.segment import Header, Range
 from daemon.sinks.spill_ledger import (
     Cursors,
     KnownBatches,
     LostBatches,
     RegisterClaim,
+    RegisterPassed,
     SegmentClaim,
     WaitingBatches,
 )
@@ -69,6 +71,21 @@ def waiting(connection: psycopg.Connection[Any]) -> list[uuid.UUID]:
 def facts(connection: psycopg.Connection[Any], *columns: str) -> list[tuple[Any, ...]]:
     query = f"SELECT {', '.join(columns)} FROM spilled_batches ORDER BY registered_at"
     return connection.execute(query.encode()).fetchall()
+
+
+@pytest.mark.requirement("DLP-03")
+def test_a_batch_that_another_process_registers_just_now_is_registered_once(
+    connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = header_of(range_of(0, 0, 10))
+    register(connection, header)
+    monkeypatch.setattr(spill_ledger, "BATCH_IS_KNOWN", "SELECT true WHERE %s::uuid IS NULL")  # asked before
+
+    with connection.transaction():
+        assert RegisterClaim([header]).take(connection)
+
+    assert connection.execute("SELECT after_seqs FROM spilled_batches").fetchall() == [([EPOCHS[0]],)]
+    assert cursors(connection)[0] == 10
 
 
 @pytest.mark.requirement("DLP-02", "DLP-03")
@@ -221,3 +238,140 @@ def test_a_lost_batch_is_a_gap_of_the_streams_of_its_rings_in_its_time(connectio
 def test_a_question_whose_transaction_failed_is_asked_again(connection: psycopg.Connection[Any], question: Any) -> None:
     assert question.take(connection)
     assert not question.is_taken(connection), "what the first attempt found may be wrong by now"
+
+
+@pytest.mark.requirement("DLP-01", "DLP-03", "F43")
+@pytest.mark.parametrize(
+    ("reached", "is_passed"),
+    [((10, 3), True), ((15, 9), True), ((9, 3), False), ((10, 2), False), ((4, 0), False), ((10, None), False)],
+)
+def test_without_the_writer_only_a_batch_that_all_its_cursors_are_beyond_is_registered_and_it_is_doubtful(
+    connection: psycopg.Connection[Any], reached: tuple[int, int | None], is_passed: bool
+) -> None:
+    connection.execute("DELETE FROM ingest_cursor")
+    for ring, seq in enumerate(reached):
+        if seq is not None:  # None: a ring that the database has never heard of
+            values = [ring, EPOCHS[ring], EPOCHS[ring] + seq]
+            connection.execute("INSERT INTO ingest_cursor (ring, epoch, seq) VALUES (%s, %s, %s)", values)
+    before = cursors(connection)
+    header = header_of(range_of(0, 4, 10), range_of(1, 0, 3))
+
+    claim = RegisterPassed([header])
+    assert claim.take(connection)
+
+    assert not claim.is_taken(connection)
+    assert claim.registered == ({header.batch} if is_passed else set())
+    assert waiting(connection) == ([header.batch] if is_passed else [])
+    assert cursors(connection) == before
+    if is_passed:
+        question = KnownBatches([header.batch])
+        assert question.take(connection)
+        assert question.found[header.batch].after_seqs == {
+            (0, 1_000): 1_000 + reached[0],
+            (1, 5_000): before[1] + 5_000,
+        }
+        assert question.found[header.batch].is_doubtful(header)
+
+
+@pytest.mark.requirement("DLP-03", "F43")
+def test_what_the_writer_has_registered_or_stored_stays_so_when_its_file_is_found_again(
+    connection: psycopg.Connection[Any],
+) -> None:
+    stored, waits, new = header_of(range_of(0, 0, 10)), header_of(range_of(0, 10, 20)), header_of(range_of(0, 5, 8))
+    register(connection, stored, waits)
+    SegmentClaim(stored.batch).take(connection)
+    before = facts(connection, "*")
+
+    claim = RegisterPassed([stored, waits, new])
+    with connection.transaction(force_rollback=True):
+        assert claim.take(connection)
+    assert claim.registered == {new.batch}
+    assert RegisterPassed([new]).take(connection)  # by another process, before it is tried again
+    assert claim.take(connection)
+
+    assert claim.registered == set()
+    assert facts(connection, "*")[:2] == before
+    assert waiting(connection) == [waits.batch, new.batch]
+
+
+ADD_TICK = """
+INSERT INTO market_ticks (time, symbol, price, volume, market, venue, recv_time, flags, source, seq)
+VALUES (%(at)s, 'A', 1, 1, 'kr', 'kis', %(at)s, 0, 0, 1)"""
+
+
+@pytest.fixture
+def newest(connection: psycopg.Connection[Any]) -> datetime:
+    """When the newest row of ring 0 that is stored was received."""
+    found = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30)
+    connection.execute(ADD_TICK, {"at": found})
+    return found
+
+
+def spilled(newest: datetime, after: int, through: int, *seconds: int) -> Header:
+    """Records of ring 0, received between two times after *newest*; without any: a batch of damaged records only."""
+    times = [int(newest.timestamp() + each) * SECOND_NS for each in seconds] or [0, 0]
+    found = replace(range_of(0, after, through), first_recv_ns=times[0], last_recv_ns=times[1])
+    return header_of(found)
+
+
+def gaps(connection: psycopg.Connection[Any], since: datetime) -> list[tuple[float, float]]:
+    """Those of the one stream, in seconds since *since*."""
+    query = "SELECT started, ended FROM feed_gaps WHERE symbol = 'A' AND kind = 'trade' AND source = 0 ORDER BY started"
+    return [tuple((at - since).total_seconds() for at in row) for row in connection.execute(query)]  # type: ignore[misc]
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_records_that_no_file_has_are_a_gap_from_the_newest_record_before_to_the_first_behind_them(
+    connection: psycopg.Connection[Any], newest: datetime
+) -> None:
+    files = [
+        spilled(newest, 3, 10, 10, 20),  # 3 are missing before it
+        spilled(newest, 10, 12),
+        spilled(newest, 12, 13, 21, 22),
+        spilled(newest, 15, 16, 30, 31),  # and 2 before this one
+    ]
+
+    claim = RegisterClaim(files)
+    with connection.transaction(force_rollback=True):
+        assert claim.take(connection)
+    with connection.transaction():  # tried again
+        assert claim.take(connection)
+
+    assert claim.missing == 3 + 2
+    assert gaps(connection, newest) == [(0, 10), (22, 30)]
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_a_batch_of_damaged_records_does_not_make_a_gap_begin_earlier(
+    connection: psycopg.Connection[Any], newest: datetime
+) -> None:
+    register(
+        connection,
+        spilled(newest, 0, 10, 10, 20),
+        spilled(newest, 10, 12),
+        spilled(newest, 15, 16, 30, 31),
+    )
+
+    assert gaps(connection, newest) == [(20, 30)]
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_what_is_missing_before_two_files_while_nothing_was_stored_is_one_gap_up_to_the_second(
+    connection: psycopg.Connection[Any], newest: datetime
+) -> None:
+    register(connection, spilled(newest, 3, 10, 10, 20))
+    register(connection, spilled(newest, 12, 13, 30, 31))
+
+    assert gaps(connection, newest) == [(0, 30)]
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+@pytest.mark.parametrize("seconds", [(-100, -90), ()], ids=["clock_went_back", "damaged_records_only"])
+def test_a_gap_whose_end_no_record_tells_lasts_until_now(
+    connection: psycopg.Connection[Any], newest: datetime, seconds: tuple[int, ...]
+) -> None:
+    register(connection, spilled(newest, 3, 10, *seconds))
+
+    ((started, ended),) = gaps(connection, newest)
+    assert started == 0
+    assert ended > timedelta(minutes=29).total_seconds()

@@ -102,3 +102,26 @@ def test_a_cursor_that_nobody_here_can_have_moved_is_another_writer() -> None:
     server.cursor = 5
     with pytest.raises(Fenced):
         registrar.bring_up_to_date({RING: [10]})
+
+
+@pytest.mark.requirement("DLP-01", "DLP-03")
+def test_where_a_registration_left_a_cursor_is_no_excuse_for_finding_it_there_again_later() -> None:
+    directory, server = Directory([spill_file(0)]), Server()
+    registrar = Registrar(directory=directory, database=server, counters=Ignored(), first={RING: 0})
+    assert registrar.bring_up_to_date({RING: [0]}) == {RING: 10}
+    directory.held = []  # stored; and live batches went on to 50
+
+    with pytest.raises(Fenced):
+        registrar.bring_up_to_date({RING: [50]})
+
+
+@pytest.mark.requirement("DLP-01", "DLP-03")
+@pytest.mark.parametrize("other", [(1, 7), (0, 8)], ids=["ring", "epoch"])
+def test_a_file_of_another_ring_does_not_explain_where_a_cursor_is(other: Ring) -> None:
+    said = Range(*other, 0, 10, 10, 0, 0, 0)
+    directory, server = Directory([SpillFile(Path("file"), Header(uuid.UUID(int=9), 0, 0, 0, b"", (said,)))]), Server()
+    registrar = Registrar(directory=directory, database=server, counters=Ignored(), first={RING: 0})
+    server.cursor = 10
+
+    with pytest.raises(Fenced):
+        registrar.bring_up_to_date({RING: [0]})

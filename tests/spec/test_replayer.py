@@ -15,7 +15,14 @@ from daemon.sinks.isolation import new_batch
 from daemon.sinks.recovery import Pass, Replayer
 from daemon.sinks.segment import Range
 from daemon.sinks.spill import SpillDirectory, SpillFile
-from daemon.sinks.spill_ledger import Known, KnownBatches, LostBatches, SegmentClaim, WaitingBatches
+from daemon.sinks.spill_ledger import (
+    Known,
+    KnownBatches,
+    LostBatches,
+    RegisterPassed,
+    SegmentClaim,
+    WaitingBatches,
+)
 from native_pipeline.record_block import RecordBlock
 from native_pipeline.ring_creation import GATING, create_ring
 from native_pipeline.ring_reader import GatingReader
@@ -33,12 +40,16 @@ class Server:
         self.waiting: list[uuid.UUID] = []
         self.did: list[tuple[str, uuid.UUID, int]] = []  # how, batch, rows
         self.lost: list[uuid.UUID] = []
+        self.passed: dict[uuid.UUID, Known] = {}  # batches that the cursors are beyond, and what is said of them then
         self.fails: dict[uuid.UUID, psycopg.Error] = {}
         self.on_store: Callable[[uuid.UUID], object] = lambda _: None
 
     def store(self, batch: Any, claim: Any, /) -> None:
         if isinstance(claim, KnownBatches):
             claim.found = {one: self.known[one] for one in claim._batches if one in self.known}
+        elif isinstance(claim, RegisterPassed):
+            claim.registered = {header.batch for header in claim._headers if header.batch in self.passed}
+            self.known |= {batch: self.passed[batch] for batch in claim.registered}
         elif isinstance(claim, WaitingBatches):
             claim.found = list(self.waiting)
         elif isinstance(claim, LostBatches):
@@ -143,6 +154,24 @@ def test_what_is_stored_is_only_removed_and_what_nobody_registered_waits(tmp_pat
     assert bench.server.did == [("rows", waits, RECORDS)]
     assert bench.left() == [unknown]
     assert (done.stored, done.unregistered, done.lost, done.is_complete) == (1, 1, 0, True)
+
+
+@pytest.mark.requirement("DLP-03", "F43")
+def test_of_what_nobody_registered_a_file_that_was_away_is_compared_with_what_is_there_and_the_others_wait(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, 3)
+    first, away, last = bench.batches
+    ((ring, after),) = bench.after.items()
+    bench.server.known = {}
+    bench.server.passed = {away: Known(False, {ring: after + 100})}
+    bench.server.waiting = []
+
+    done = bench.subject.replay()
+
+    assert bench.server.did == [("missing", away, RECORDS)]
+    assert bench.left() == [first, last]
+    assert (done.stored, done.unregistered, done.lost) == (1, 2, 0)
 
 
 @pytest.mark.requirement("DLP-03", "F49")
