@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from daemon.config import Config
+from daemon.identity import owner_of
 from daemon.sinks.database import Database
 from daemon.sinks.isolation import new_batch
 from daemon.sinks.recovery import Registrar, Replayer
@@ -55,7 +56,8 @@ def recover(config: Config, *, tell: Callable[[str], object]) -> int:
         done += 1
         tell(f"{done}/{total} {file.path.name}: {file.header.records:,} records")
 
-    with closing(Database(config.database)) as database:
+    owner = owner_of(data_dir, supervisor=0)  # nobody: a command ends, and that is nobody's death
+    with closing(Database(config.database, owner)) as database:
         with _daemon_kept_away(data_dir) as is_stopped:
             if is_stopped:
                 Registrar(directory=directory, database=database, counters=_Ignored(), first={}).bring_up_to_date()

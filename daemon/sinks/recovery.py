@@ -164,6 +164,7 @@ class Pass:
     lost: int = 0  # batches whose file was missing or damaged
     unregistered: int = 0  # files that wait for the writer to register them
     is_complete: bool = True  # False: told to stop before the last file
+    unreadable: int = 0  # files that are left where they are
 
 
 class Replayer:
@@ -217,7 +218,7 @@ class Replayer:
             self.show_size()
             after_each(file)
         unreadable = self._tell_unreadable()
-        return Pass(stored, records, self._note_lost(waiting.found), unregistered, is_complete=not unreadable)
+        return Pass(stored, records, self._note_lost(waiting.found), unregistered, unreadable=unreadable)
 
     def _register_passed(self, strangers: Sequence[SpillFile]) -> dict[uuid.UUID, Known]:
         """Of the files that nobody has registered, register those that were away while their rings went on."""
@@ -286,14 +287,14 @@ class Replayer:
             self._block.append_bytes(raw, ring=one.ring)
         self._batch.append_block(self._block)
 
-    def _tell_unreadable(self) -> bool:
-        """Alert once for each file that is left where it is because it cannot be read; True if there is any."""
+    def _tell_unreadable(self) -> int:
+        """Alert once for each file that is left where it is because it cannot be read; return how many there are."""
         unreadable = self._directory.unreadable
         for name in sorted(unreadable.keys() - self._told):
             message = f"{name} cannot be read: what it holds is not stored, and tried again: {unreadable[name]}"
             self._alerts.send("CRITICAL", "spill_file_unreadable", message, subject=name)
         self._told = set(unreadable)
-        return bool(unreadable)
+        return len(unreadable)
 
     def _note_lost(self, waiting: Sequence[uuid.UUID]) -> int:
         try:
@@ -421,7 +422,7 @@ class RecoveryThread:
                 self._wake.wait(wait_s)
                 self._wake.clear()
                 wait_s = self._replay() if self._allowed and not self._stop.is_set() else None
-                if wait_s != 0.0:
+                if wait_s != 0.0 and not self._wake.is_set():  # by hurry(), while that pass went on
                     self._rests.set()
         except BaseException as exc:  # raised again by news(), in the thread that ends the role
             self._error = exc
@@ -472,7 +473,10 @@ class RecoveryThread:
         if records and done.is_complete and not done.unregistered:
             took_s = time.monotonic() - self._began_s
             self._log.info("spill_recovered", records=records, took_s=round(took_s, 1))
-            self._alerts.send("INFO", "spill_recovered", f"{records} spilled records stored in {took_s:.1f} s")
+            message = f"{records} spilled records stored in {took_s:.1f} s"
+            if done.unreadable:
+                message += f"; {done.unreadable} files cannot be read and wait"
+            self._alerts.send("INFO", "spill_recovered", message)
             self._told_records = self._replayer.records
         self._began_s = 0.0
         return self._again_s if self._has_put_aside else self._every_s

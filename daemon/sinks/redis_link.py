@@ -151,7 +151,10 @@ class RedisLink:
         if self._owner is None:
             return
         ours = _name(self._owner)
-        found = self._call("GET", OWNER_KEY)
+        try:
+            found = self._call("GET", OWNER_KEY)
+        except redis.exceptions.NoPermissionError:  # whose it is cannot be known, and is no reason to publish nothing
+            return
         if found is not None and not _is_of(found, self._owner) and is_dead(_parts(found)[1]):
             self._call("DEL", OWNER_KEY)
             found = None
@@ -163,7 +166,10 @@ class RedisLink:
             age_s = LEASE_S - max(0, int(self._call("TTL", OWNER_KEY)))
             raise RedisOwned(refusal("Redis", _parts(found)[2], age_s, "redis.url"), age_s)
         with suppress(redis.ResponseError):
-            self._call("SET", OWNER_KEY, ours, "XX", "EX", LEASE_S)
+            if found == ours:
+                self._call("EXPIRE", OWNER_KEY, LEASE_S)
+            else:  # by the supervisor before this one
+                self._call("SET", OWNER_KEY, ours, "XX", "EX", LEASE_S)
 
     def close(self) -> None:
         """Disconnect. From another thread this ends a connect() or send() that hangs."""

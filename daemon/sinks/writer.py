@@ -124,6 +124,7 @@ class Writer:
             self._outage.drain_files(margin_s=RECOVERY_END_S)
             self._outage.tell_news()
             if self._outage.state is State.LIVE:
+                self._spilling.recovery.stop(RECOVERY_END_S)  # which would take the database again
                 with contextlib.suppress(psycopg.Error):
                     self._errands.run(self._errands.database, self._database.give_up_owner)
         except DrainDeadline:

@@ -107,7 +107,7 @@ def test_rows_put_aside_are_stored_by_the_same_daemon_also_if_the_answer_to_thei
     make_rings: Callable[..., Rings], postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rings = make_rings()
-    lost = []
+    lost: list[int] = []
 
     def store_and_lose_the_answer(
         self: Database, block: RecordBlock, claim: Claim, *, puts_aside: bool = False

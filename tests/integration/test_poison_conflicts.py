@@ -13,6 +13,7 @@ from tests.integration.cutting_proxy import CuttingProxy
 from tests.integration.poison_rig import (
     BAD_VOLUME,
     COUNT_COPIES,
+    EVERY_KIND,
     MANY_BAD,
     NO_BAD_VOLUME,
     Bench,
@@ -29,13 +30,14 @@ def test_among_many_bad_rows_those_stored_already_and_those_of_a_taken_key_are_t
     seqs = bench.put(*every_third_bad(), Trade(price=(2, 0)))
     with psycopg.connect(bench.dsn) as connection:
         batch = new_batch()
-        batch.append_block(bench.block(), MANY_BAD - 1, MANY_BAD)
+        for row in (700, MANY_BAD - 1):  # of different parts
+            batch.append_block(bench.block(), row, row + 1)
         isolation.copy_rows(connection, "market_ticks", batch)
     bench.execute("CREATE UNIQUE INDEX ON market_ticks (time, symbol, price)", NO_BAD_VOLUME)
 
     isolated = bench.store_isolated()
 
-    assert (isolated.refused, isolated.already_stored) == (len(seqs[:MANY_BAD:3]) + 1, 1)
+    assert (isolated.refused, isolated.already_stored) == (len(seqs[:MANY_BAD:3]) + 1, 2)
     assert bench.seqs() == [seq for row, seq in enumerate(seqs[:MANY_BAD]) if row % 3]
     assert [row["seq"] for row in bench.refused()] == [*seqs[:MANY_BAD:3], seqs[-1]]
 
@@ -143,3 +145,61 @@ def test_a_block_of_which_nobody_knows_what_is_stored_is_completed_and_nothing_o
     assert {table: bench.seqs(table) for table in tables} == stored
     assert found.already_stored == 5 * (many - 1)
     assert len(bench.refused()) == many, "what is in quarantine is there once"
+
+
+@pytest.mark.requirement("F52", "DLP-02")
+def test_rows_stored_already_are_counted_in_every_part_of_a_batch(bench: Bench) -> None:
+    seqs = bench.put(Trade(price=(1, 0)), Trade(volume=(BAD_VOLUME, 0)), Trade(price=(2, 0)))
+    with psycopg.connect(bench.dsn) as connection:
+        batch = new_batch()
+        for row in (0, 2):
+            batch.append_block(bench.block(), row, row + 1)
+        isolation.copy_rows(connection, "market_ticks", batch)
+    bench.execute("CREATE UNIQUE INDEX ON market_ticks (time, symbol, price)", NO_BAD_VOLUME)
+
+    isolated = bench.store_isolated()
+
+    assert (isolated.refused, isolated.already_stored) == (1, 2)
+    assert bench.seqs() == [seqs[0], seqs[2]]
+
+
+@pytest.mark.requirement("DLP-03")
+def test_a_quarantined_frame_that_is_stored_already_is_no_row_that_was_refused(bench: Bench) -> None:
+    bench.put(*EVERY_KIND)
+    claim = bench.claim()
+    bench.database.store(bench.batch(), claim)
+    bench.execute(f"UPDATE ingest_cursor SET seq = {bench.cursor}")
+
+    assert bench.database.store_missing(bench.block(), claim) == Isolated(already_stored=len(EVERY_KIND))
+
+    assert len(bench.seqs("quarantine")) == 1
+
+
+@pytest.mark.requirement("DLP-03", "F51")
+def test_of_many_bad_rows_among_stored_ones_that_nobody_knows_of_none_comes_twice(bench: Bench) -> None:
+    seqs = bench.put(*every_third_bad())
+    good = [row for row in range(MANY_BAD) if row % 3]
+    with psycopg.connect(bench.dsn) as connection:
+        batch = new_batch()
+        block = bench.block()
+        for row in good[::2]:
+            batch.append_block(block, row, row + 1)
+        isolation.copy_rows(connection, "market_ticks", batch)
+    bench.execute(NO_BAD_VOLUME)
+
+    found = bench.database.store_missing(bench.block(), bench.claim())
+
+    assert bench.seqs() == [seqs[row] for row in good]
+    assert [row["seq"] for row in bench.refused()] == seqs[::3]
+    assert (found.refused, found.already_stored) == (len(seqs[::3]), len(good[::2]))
+
+
+@pytest.mark.requirement("F52", "DLP-01")
+def test_a_taken_key_behind_a_bad_row_is_refused_as_the_row_that_it_is(bench: Bench) -> None:
+    seqs = bench.put(Trade(volume=(BAD_VOLUME, 0)), Trade(price=(1, 0)), Trade(price=(2, 0)), Trade(price=(1, 0)))
+    bench.execute("CREATE UNIQUE INDEX ON market_ticks (time, symbol, price)", NO_BAD_VOLUME)
+
+    assert bench.store_isolated().refused == 2
+
+    assert bench.seqs() == seqs[1:3]
+    assert [row["seq"] for row in bench.refused()] == [seqs[0], seqs[3]]

@@ -327,13 +327,7 @@ def test_a_refused_row_that_came_out_of_a_capture_meanwhile_is_not_stored_again(
     ward: Ward, tmp_path: Path, record: Record
 ) -> None:
     for seq_of_twin in (0, 1):  # what comes twice in the quarantine has to be there twice
-        seq, raw = raw_record(tmp_path / str(seq_of_twin), record)
-        ward.connection.execute(
-            "INSERT INTO quarantine (recv_time, venue, reason, detail, frame, original_bytes, source, seq, kind,"
-            " market, symbol) VALUES (%s, 'kis', 'refused by the database: 23514 no', 0, %s, %s, %s, %s, 'trade',"
-            " 'kr', '005930')",
-            [RECEIVED, raw, len(raw), seq_of_twin, seq],
-        )
+        refuse(ward, tmp_path / str(seq_of_twin), record, source=seq_of_twin)
     assert [result.outcome for result in ward.replay()] == [Outcome.STORED] * 2
     everything = " UNION ALL ".join(
         f"SELECT source, seq FROM {table}" for table in ("market_ticks", "market_orderbook", "market_events")
@@ -345,6 +339,28 @@ def test_a_refused_row_that_came_out_of_a_capture_meanwhile_is_not_stored_again(
     assert [result.outcome for result in ward.replay()] == [Outcome.KNOWN] * 2
 
     assert ward.rows(f"SELECT count(*) FROM ({everything}) AS rows") == [(2,)]
+
+
+@pytest.mark.requirement("DLP-01", "F51")
+@pytest.mark.parametrize("record", [Trade(recv_ns=RECEIVED_NS), Book(recv_ns=RECEIVED_NS), Event(recv_ns=RECEIVED_NS)])
+def test_a_refused_row_that_is_equal_to_one_of_another_ring_is_another(
+    ward: Ward, tmp_path: Path, record: Record
+) -> None:
+    for source in (0, 1):
+        refuse(ward, tmp_path / str(source), record, source=source)
+        (result,) = ward.replay()
+        assert (result.outcome, result.rows) == (Outcome.STORED, 1)
+
+
+def refuse(ward: Ward, tmp_path: Path, record: Record, *, source: int) -> None:
+    """Put *record* of ring *source* into quarantine, as a row that the database refused."""
+    seq, raw = raw_record(tmp_path, record)
+    ward.connection.execute(
+        "INSERT INTO quarantine (recv_time, venue, reason, detail, frame, original_bytes, source, seq, kind,"
+        " market, symbol) VALUES (%s, 'kis', 'refused by the database: 23514 no', 0, %s, %s, %s, %s, 'trade',"
+        " 'kr', '005930')",
+        [RECEIVED, raw, len(raw), source, seq],
+    )
 
 
 def raw_record(tmp_path: Path, record: Record) -> tuple[int, bytes]:

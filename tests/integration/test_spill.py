@@ -5,16 +5,19 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from daemon.config import Config, Database
 from daemon.embedded import EmbeddedPostgres
+from daemon.identity import Owner
 from daemon.sinks.database import Database as RealDatabase
 from daemon.sinks.isolation import new_batch
+from daemon.sinks.owner import OwnedByAnother
 from daemon.sinks.recover_now import recover
 from daemon.sinks.recovery import Replayer
 from daemon.sinks.spill import DIRECTORY, SpillDirectory
@@ -365,6 +368,13 @@ def test_sise_recover_registers_and_stores_everything_while_the_daemon_is_stoppe
     server.start()
     config = Config(data_dir=str(rings.directory), database=settings_for(server.dsn))
     told: list[str] = []
+    other = RealDatabase(config.database, Owner(uuid.UUID(int=1), "there:/data"))
+    with closing(other):
+        other.keep_owner()
+        with pytest.raises(OwnedByAnother):
+            recover(config, tell=told.append)
+        assert stored(server.dsn) == (0, 0)
+        other.give_up_owner()
 
     assert recover(config, tell=told.append) == 0
     assert recover(config, tell=told.append) == 0

@@ -113,7 +113,7 @@ def test_what_was_stored_is_told_when_nothing_waits_any_more_and_once(start: Sta
     script = Script(
         Pass(stored=1, records=5, unregistered=1),
         Pass(unregistered=1),  # registered later
-        Pass(is_complete=False),  # a file that cannot be read now
+        Pass(is_complete=False),  # interrupted
         Pass(stored=1, records=7),
         Pass(),
         Pass(),
@@ -125,6 +125,16 @@ def test_what_was_stored_is_told_when_nothing_waits_any_more_and_once(start: Sta
 
     assert [code for _, code, _, _ in news] == ["spill_recovered"] * 2
     assert [message.split()[0] for _, _, message, _ in news] == ["12", "3"]
+
+
+@pytest.mark.requirement("F46", "DLP-01")
+def test_a_file_that_cannot_be_read_keeps_no_recovery_from_being_told(start: Start) -> None:
+    news = start(Script(Pass(stored=1, records=5, unreadable=2), Pass(unreadable=2), Pass(unreadable=2))).news()
+
+    ((level, code, message, _),) = news
+    assert (level, code) == ("INFO", "spill_recovered")
+    assert message.startswith("5 spilled records")
+    assert message.endswith("2 files cannot be read and wait")
 
 
 @pytest.mark.requirement("DLP-01", "DLP-02")

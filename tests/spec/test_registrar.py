@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from daemon.sinks.database import Batch, Claim, Fenced, Isolated, Ring
+from daemon.sinks.put_aside import Aside
 from daemon.sinks.recovery import REGISTERED_TOGETHER, Registrar
 from daemon.sinks.segment import Header, Range
 from daemon.sinks.spill import SpillDirectory, SpillFile
@@ -62,6 +63,9 @@ class Server:
         raise NotImplementedError
 
     def store_missing(self, block: RecordBlock, claim: Claim, /) -> Isolated:
+        raise NotImplementedError
+
+    def store_put_aside(self) -> Aside:
         raise NotImplementedError
 
     def cancel(self) -> None:

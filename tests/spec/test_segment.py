@@ -1,11 +1,15 @@
 """The format of a spill file: what was written comes back exactly, and whatever else is noticed."""
 
+import hashlib
+import struct
 import uuid
+from dataclasses import replace
 
 import pytest
+import zstandard
 
 from daemon.sinks import segment
-from daemon.sinks.segment import Range, SegmentDamaged, SegmentError, SegmentVersion
+from daemon.sinks.segment import Header, Range, SegmentDamaged, SegmentError, SegmentVersion
 
 BATCH = uuid.UUID(int=0x1234)
 RANGES = (
@@ -69,3 +73,33 @@ def test_ranges_that_do_not_add_up_to_the_records_are_refused() -> None:
         segment.encode(BATCH, RANGES, RAW + b"\0", created_ns=5)
     with pytest.raises(ValueError, match="does not add up"):
         segment.encode(BATCH, (), b"", created_ns=5)
+
+
+def sealed(header: Header, body: bytes, *, ranges: int | None = None) -> bytes:
+    """A file whose checksums are right, whatever it says; *ranges*: how many it claims to have."""
+    header = replace(header, body_bytes=len(body), body_digest=hashlib.sha256(body).digest())
+    data = bytearray(segment._encode_header(header))
+    if ranges is not None:
+        at = segment.FIXED_BYTES - 8
+        data[at : at + 4] = struct.pack("<I", ranges)
+        data[16:48] = hashlib.sha256(bytes(data[:16]) + bytes(data[48:])).digest()
+    return bytes(data) + body
+
+
+@pytest.mark.requirement("F42", "DLP-02")
+def test_a_segment_of_right_checksums_that_does_not_add_up_is_damaged() -> None:
+    header, _ = segment.decode(make())
+    body = zstandard.compress(RAW)
+    longer = replace(header, raw_bytes=41, ranges=(RANGES[0], replace(RANGES[1], raw_bytes=17)))
+    huge = replace(RANGES[0], raw_bytes=segment.MAX_RAW_BYTES + 1)
+    assert segment.decode(sealed(header, body))[1][0] == (RANGES[0], RAW[:24])
+
+    for data, what in [
+        (sealed(replace(header, raw_bytes=41), body), "add up"),
+        (sealed(replace(header, raw_bytes=huge.raw_bytes, ranges=(huge,)), body), "add up"),
+        (sealed(header, body, ranges=1), "says 1 ranges"),
+        (sealed(longer, body), "expected 41"),
+        (sealed(header, b"no zstd"), "body: "),
+    ]:
+        with pytest.raises(SegmentDamaged, match=what):
+            segment.decode(data)

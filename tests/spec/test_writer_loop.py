@@ -184,7 +184,7 @@ class FakeSpiller(Spiller):
         for one in self._fakes:
             one.last_seq = reached.get((one.ring, 1), one.last_seq)
         ranges = [
-            Range(ring, epoch, cursors[ring, epoch], seq, seq - cursors[ring, epoch], 0, 0, 0)
+            Range(ring, epoch, cursors.get((ring, epoch), 0), seq, seq - cursors.get((ring, epoch), 0), 0, 0, 0)
             for (ring, epoch), seq in reached.items()
         ]
         return Taken(tuple(ranges), b"", {})
@@ -195,11 +195,12 @@ class FakeDirectory(SpillDirectory):
 
     def __init__(self) -> None:
         super().__init__(Path("/nonexistent"), quota_bytes=0, min_free_bytes=0)
+        self.held: list[SpillFile] = []  # at the start
         self.spilled: list[tuple[Range, ...]] = []
         self.refusals = 0
 
     def open(self) -> list[SpillFile]:
-        return []
+        return list(self.held)
 
     def append(self, ranges: Sequence[Range], raw: bytes) -> SpillFile:
         if self.refusals:
