@@ -317,7 +317,7 @@ def spilled(newest: datetime, after: int, through: int, *seconds: int) -> Header
 def gaps(connection: psycopg.Connection[Any], since: datetime) -> list[tuple[float, float]]:
     """Those of the one stream, in seconds since *since*."""
     query = "SELECT started, ended FROM feed_gaps WHERE symbol = 'A' AND kind = 'trade' AND source = 0 ORDER BY started"
-    return [tuple((at - since).total_seconds() for at in row) for row in connection.execute(query)]  # type: ignore[misc]
+    return [tuple((at - since).total_seconds() for at in row) for row in connection.execute(query)]
 
 
 @pytest.mark.requirement("DLP-01", "F43")

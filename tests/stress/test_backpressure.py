@@ -150,6 +150,9 @@ def test_a_narrow_way_to_the_database_slows_the_venue_and_loses_nothing(
         bounded.check()
         line.bytes_per_s = 0.0
         rig.wait_received(int(RATE))
+        # What was given up as away in between is in files: they wait for the next start if they are not stored now.
+        wait_for(lambda: rig.total("database_connected"), f"the database to be found again: {rig.tail()}")
+        wait_for(lambda: rig.total("spill_files") == 0, f"the files to be stored: {rig.tail()}")
 
         rig.finish()
         assert rig.gaps() == []
