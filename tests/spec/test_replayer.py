@@ -283,7 +283,7 @@ def test_a_file_that_cannot_be_read_now_is_told_once_waits_and_is_not_lost(tmp_p
 
     for _ in range(2):
         done = bench.subject.replay()
-        assert (done.is_complete, done.lost) == (False, 0)
+        assert (done.unreadable, done.lost) == (1, 0)
         bench.server.waiting = bench.batches[:1]
 
     assert bench.server.did == [("rows", bench.batches[1], RECORDS)]
