@@ -76,8 +76,10 @@ IS_NEW_TRADE = """ AND NOT (row.volume > 0 AND row.cum_volume >= row.volume AND 
 IS_NEW = """NOT EXISTS (
     SELECT FROM {table} AS known
     WHERE {is_same})"""
-# Equal rows out of a ring are others: each has been counted when it was received.
-IS_NEW_REFUSED = "NOT EXISTS (SELECT FROM {table} AS known WHERE known.source < 0 AND {is_same})"
+# Equal rows out of a ring are others, but for itself: each has been counted when it was received.
+IS_NEW_REFUSED = """NOT EXISTS (
+    SELECT FROM {table} AS known
+    WHERE (known.source < 0 OR (known.source, known.seq) = (row.source, row.seq)) AND {is_same})"""
 IS_SAME = """(known.symbol, known.time, known.recv_time) = (row.symbol, row.time, row.recv_time)
     AND ({known}) IS NOT DISTINCT FROM ({row})"""
 LEDGER = """

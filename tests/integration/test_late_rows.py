@@ -146,10 +146,13 @@ class Free:
         return False
 
 
-def block_of(rings: Rings, records: int) -> RecordBlock:
+def block_of(rings: Rings, records: int, *, behind: int = 0) -> RecordBlock:
+    """So many records of the ring *behind* so many others."""
     with closing(GatingReader(rings.paths[0], "writer")) as reader:
-        block = RecordBlock()
-        assert block.append_from(reader, reader.first_seq + records - 1) == records
+        first, block = reader.first_seq, RecordBlock()
+        assert block.append_from(reader, first + behind - 1) == behind
+        block.clear()
+        assert block.append_from(reader, first + behind + records - 1) == records
     return block
 
 
@@ -224,10 +227,9 @@ def test_rows_put_aside_wait_as_long_as_their_part_of_the_table_is_locked(
     make_rings: Callable[..., Rings], database: Database, postgres_dsn: str
 ) -> None:
     rings = make_rings()
-    rings.fill(2, mixture=[LATE])
-    block = block_of(rings, 2)
-    database.store_isolated(block, Free())
-    database.store_isolated(block, Free(), puts_aside=True)
+    rings.fill(4, mixture=[LATE])
+    database.store_isolated(block_of(rings, 2), Free())
+    database.store_isolated(block_of(rings, 2, behind=2), Free(), puts_aside=True)
     with being_compressed(postgres_dsn, part_of(postgres_dsn)):
         found = database.store_put_aside()
 

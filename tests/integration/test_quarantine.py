@@ -352,6 +352,20 @@ def test_a_refused_row_that_is_equal_to_one_of_another_ring_is_another(
         assert (result.outcome, result.rows) == (Outcome.STORED, 1)
 
 
+@pytest.mark.requirement("DLP-01", "DLP-03", "F51")
+@pytest.mark.parametrize("record", [Trade(recv_ns=RECEIVED_NS), Book(recv_ns=RECEIVED_NS), Event(recv_ns=RECEIVED_NS)])
+def test_a_refused_row_that_its_table_has_already_is_not_stored_again(
+    ward: Ward, tmp_path: Path, record: Record
+) -> None:
+    refuse(ward, tmp_path, record, source=0)
+    assert [result.outcome for result in ward.replay()] == [Outcome.STORED]
+    ward.connection.execute("UPDATE quarantine SET replayed_at = NULL")  # as if it had been there when it was refused
+
+    (result,) = ward.replay()
+
+    assert (result.outcome, result.rows) == (Outcome.KNOWN, 0)
+
+
 def refuse(ward: Ward, tmp_path: Path, record: Record, *, source: int) -> None:
     """Put *record* of ring *source* into quarantine, as a row that the database refused."""
     seq, raw = raw_record(tmp_path, record)
