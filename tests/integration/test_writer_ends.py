@@ -204,12 +204,19 @@ def test_it_beats_every_second_while_the_server_hangs(
         os.kill(backend[0], signal.SIGSTOP)
         hung_at = time.monotonic()
         rings.fill(10)
-        wait_until(lambda: running.beats[-1] > hung_at + 3.0)
+        looks = [hung_at]
+
+        def is_over() -> bool:
+            looks.append(time.monotonic())
+            return running.beats[-1] > hung_at + 3.0
+
+        wait_until(is_over)
+        pause_s = running.longest_pause_s(hung_at)
         os.kill(backend[0], signal.SIGCONT)
         wait_until(lambda: rings.counters.get("rows_committed") == 20)
 
-    beats = [beat for beat in running.beats if hung_at < beat < hung_at + 3.0]
-    assert len(beats) >= 3, "the idle pace is a second"
+    machine_s = max(later - earlier for earlier, later in itertools.pairwise(looks))  # nobody ran that long
+    assert pause_s < 1.1 + machine_s, "the idle pace is a second"
 
 
 def test_a_server_that_is_away_at_the_start_is_waited_for(
