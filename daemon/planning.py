@@ -43,6 +43,18 @@ def read_plan(data_dir: Path) -> KeptPlan | None:
         return None
 
 
+def planned_streams(data_dir: Path, worker: int) -> set[tuple[str, str, str, str]]:
+    """Return (venue, market, symbol, kind of its rows) of what *worker* collects by the plan that is kept."""
+    kept = read_plan(data_dir)
+    return {
+        (connection.venue, subscription.market, subscription.symbol, subscription.data())
+        for plan in (kept.plan.workers if kept else ())
+        if plan.worker == worker
+        for connection in plan.connections
+        for subscription in connection.subscriptions
+    }
+
+
 def preview(config: Config, *, source: str, venues: Callable[[str], Venue] = venue_named) -> Plan:
     """Return the plan that a start would make now; nothing is written. Raises ConfigError."""
     data_dir = Path(config.data_dir)

@@ -35,6 +35,10 @@ class PlannedSubscription(msgspec.Struct, frozen=True):
     channel: str
     key: str
 
+    def data(self) -> str:
+        """Return what its records are in the tables, whatever kind of event."""
+        return self.kind if self.kind in ("trade", "orderbook") else "event"
+
 
 class PlannedConnection(msgspec.Struct, frozen=True):
     """One session: an account and everything that is registered through it, in this order."""

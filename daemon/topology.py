@@ -126,7 +126,7 @@ def process_specs(plan: Plan, running: Collection[int] = (), *, has_recorder: bo
         *((recorder,) if has_recorder else ()),
         ProcessSpec(
             role="writer",
-            argv=module_argv("daemon.sinks.writer"),
+            argv=module_argv("daemon.sinks.writer_process"),
             counters_block=WRITER_BLOCK,
             drain_order=DRAIN_SINKS,
             wakes=("writer",),

@@ -31,7 +31,7 @@ from daemon.embedded import EmbeddedPostgres
 from daemon.sinks import schema
 from daemon.sinks.host import Host
 from daemon.sinks.isolation import new_batch
-from daemon.sinks.writer import run
+from daemon.sinks.writer_process import run
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.ring_creation import GATING, create_ring
 from native_pipeline.ring_reader import GatingReader

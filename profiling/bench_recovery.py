@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from daemon.config import Database as DatabaseSettings
 from daemon.config import Spill
 from daemon.embedded import EmbeddedPostgres, EmbeddedRedis
-from daemon.sinks import schema, writer
+from daemon.sinks import schema, writer, writer_process
 from daemon.sinks.host import Host
 from daemon.sinks.spill import DIRECTORY
 from native_pipeline.counters import CountersBlock, create_counters_file, percentile_us
@@ -128,7 +128,7 @@ def write(directory: Path, dsn: str) -> None:
         drain_s=60.0,
     )
     settings = DatabaseSettings(dsn=dsn)
-    is_drained = writer.run(
+    is_drained = writer_process.run(
         settings, [directory / RING], counters, host, on_ready=lambda: None, spill_directory=directory / DIRECTORY,
         spill=Spill(min_free_mb=0),
     )  # fmt: skip

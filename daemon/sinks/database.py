@@ -29,7 +29,7 @@ from daemon.identity import Owner
 from daemon.sinks import column_types, isolation, owner, put_aside, schema
 from daemon.sinks.failures import FailureKind, classify
 from daemon.sinks.isolation import Batch, Connection, Isolated, copy_rows
-from daemon.sinks.schema import over_market_tables
+from daemon.sinks.stream_gaps import StreamGaps
 from native_pipeline.record_block import RecordBlock
 
 __all__ = [
@@ -70,47 +70,12 @@ UPDATE ingest_cursor AS cursor SET seq = advance.new, updated_at = now()
 FROM unnest(%s::int2[], %s::int8[], %s::int8[], %s::int8[]) AS advance (ring, epoch, old, new)
 WHERE cursor.ring = advance.ring AND cursor.epoch = advance.epoch AND cursor.seq = advance.old"""
 
-START_CURSOR = "INSERT INTO ingest_cursor (ring, epoch, seq) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
+# An epoch is the microsecond of the ring's creation: what is lost before the first commit may be as old as that.
+START_CURSOR = """
+INSERT INTO ingest_cursor (ring, epoch, seq, updated_at)
+VALUES (%(ring)s, %(epoch)s, %(seq)s, least(now(), to_timestamp(%(epoch)s / 1e6))) ON CONFLICT DO NOTHING"""
 PREDECESSOR = """
 SELECT epoch, updated_at FROM ingest_cursor WHERE ring = %s AND epoch < %s ORDER BY epoch DESC LIMIT 1"""
-# Both searches are bounded, so that a start does not read years: a cursor is never older than its rows by more than the
-# time that a batch takes to get stored, and a symbol that was silent for days has nothing to miss.
-# An hour of a busy market is many millions of rows: the next stretch is only read where a shorter one has none.
-STRETCHES = ("10 seconds", "5 minutes", "1 hour")
-NEWEST_WITHIN = over_market_tables(
-    "(SELECT max(newest) FROM ({union}) AS by_table (newest))",
-    "SELECT max(recv_time) FROM {table} WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL 'STRETCH'",
-)
-NEWEST_RECEIPT = "SELECT coalesce({found}, %(updated_at)s)".format(
-    found=", ".join(NEWEST_WITHIN.replace("STRETCH", stretch) for stretch in STRETCHES)
-)
-# Once, however often it is tried: until a row of that ring is stored, `started` stays what it is. A ring that is lost
-# before any of it was stored makes the gap of the one before it longer.
-EXTEND_GAPS = """
-UPDATE feed_gaps SET ended = greatest(ended, coalesce(%(ended)s::timestamptz, now()))
-WHERE ended >= %(started)s AND started = %(started)s AND reason = %(reason)s AND source = %(ring)s AND seq = 0"""
-# The streams are those of the ledger and, before its first checkpoint (one a minute), of the newest rows.
-ADD_GAPS = over_market_tables(
-    """
-INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq, exchange)
-SELECT venue, market, symbol, kind, %(started)s::timestamptz, coalesce(%(ended)s::timestamptz, now()), %(reason)s,
-    NULL::float8, source, 0, NULL::text
-FROM (
-    SELECT venue, market, symbol, kind, source FROM ingest_ledger
-    WHERE source = %(ring)s AND minute >= %(updated_at)s - INTERVAL '3 days'
-    UNION ({union})
-) AS known
-WHERE %(started)s < coalesce(%(ended)s::timestamptz, now()) AND NOT EXISTS (
-    SELECT FROM feed_gaps AS gap
-    WHERE gap.ended >= %(started)s AND gap.started = %(started)s AND gap.reason = %(reason)s
-    AND (gap.source, gap.venue, gap.market, gap.symbol, gap.kind)
-        = (known.source, known.venue, known.market, known.symbol, known.kind)
-)""",
-    """
-SELECT DISTINCT venue, market, symbol, '{kind}', source FROM {table}
-WHERE source = %(ring)s AND recv_time >= least(%(started)s, %(updated_at)s) - INTERVAL '10 minutes'""",
-)
-
 Ring = tuple[int, int]  # number, epoch
 T = TypeVar("T")
 
@@ -183,10 +148,11 @@ class _ClaimTaken(Exception):
 class Database:
     """One connection, made when needed and thrown away after every failure. Not for use by two threads at once."""
 
-    def __init__(self, settings: DatabaseSettings, owner: Owner | None = None) -> None:
+    def __init__(self, settings: DatabaseSettings, owner: Owner | None = None, gaps: StreamGaps | None = None) -> None:
         """owner: the data directory that must own the database; None: whose it is does not matter."""
         self._settings = settings
         self._owner = owner
+        self._gaps = gaps or StreamGaps()
         self._connection: Connection | None = None
         self._cancelled: Connection | None = None  # that a statement was cancelled on
         self._log = log.get()
@@ -209,7 +175,7 @@ class Database:
                 raise UnknownSchema(str(exc)) from exc
             with self._transaction(connection):
                 for ring, seq in first.items():
-                    if connection.execute(START_CURSOR, [*ring, seq]).rowcount:
+                    if connection.execute(START_CURSOR, {"ring": ring[0], "epoch": ring[1], "seq": seq}).rowcount:
                         self._note_replaced(connection, ring)
             return _cursors(connection, first)
 
@@ -364,14 +330,8 @@ class Database:
 
     def _add_gaps(self, connection: Connection, number: int, updated_at: object, reason: str) -> datetime:
         """Add a row for each stream of ring *number*, from its newest row until now; return when they start."""
-        values = {"ring": number, "updated_at": updated_at, "reason": reason, "ended": None}  # None: now
-        row = connection.execute(NEWEST_RECEIPT, values).fetchone()
-        assert row is not None
-        started = row[0]
-        assert isinstance(started, datetime)
-        values["started"] = started
-        connection.execute(EXTEND_GAPS, values)
-        connection.execute(ADD_GAPS, values)
+        started = self._gaps.newest_receipt(connection, number, updated_at)
+        self._gaps.add(connection, number, reason, updated_at=updated_at, started=started)
         return started
 
 

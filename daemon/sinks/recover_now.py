@@ -10,16 +10,19 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from daemon.config import Config
 from daemon.identity import owner_of
+from daemon.planning import planned_streams
 from daemon.sinks.database import Database
 from daemon.sinks.isolation import new_batch
 from daemon.sinks.recovery import Registrar, Replayer
 from daemon.sinks.spill import DIRECTORY, SpillDirectory, SpillFile
+from daemon.sinks.stream_gaps import StreamGaps
 from daemon.supervision.directory_lock import LOCK_FILE, Holder, identify
 
 WAIT_S = 5.0  # for another `sise recover` that registers, and for what is left of a daemon
@@ -57,13 +60,16 @@ def recover(config: Config, *, tell: Callable[[str], object]) -> int:
         tell(f"{done}/{total} {file.path.name}: {file.header.records:,} records")
 
     owner = owner_of(data_dir, supervisor=0)  # nobody: a command ends, and that is nobody's death
-    with closing(Database(config.database, owner)) as database:
+    gaps = StreamGaps(partial(planned_streams, data_dir))
+    with closing(Database(config.database, owner, gaps)) as database:
         with _daemon_kept_away(data_dir) as is_stopped:
             if is_stopped:
-                Registrar(directory=directory, database=database, counters=_Ignored(), first={}).bring_up_to_date()
+                Registrar(
+                    directory=directory, database=database, counters=_Ignored(), first={}, gaps=gaps
+                ).bring_up_to_date()
             else:
                 tell("the daemon is running: what it has registered is stored beside it")
-        replayer = Replayer(directory=directory, database=database, batch=new_batch(), counters=_Ignored())
+        replayer = Replayer(directory=directory, database=database, batch=new_batch(), counters=_Ignored(), gaps=gaps)
         found = replayer.replay(after_each=show)
     left, _ = directory.size()
     _tell_unreadable(directory, tell)

@@ -35,6 +35,7 @@ from daemon.sinks.spill_ledger import (
     SegmentClaim,
     WaitingBatches,
 )
+from daemon.sinks.stream_gaps import StreamGaps
 from native_pipeline.record_block import RecordBlock
 
 REGISTERED_TOGETHER = 50  # batches in one transaction: a commit costs a disk sync
@@ -87,10 +88,17 @@ class Registrar:
     """Moves the cursors over what was spilled."""
 
     def __init__(
-        self, *, directory: SpillDirectory, database: Store, counters: Counters, first: Mapping[Ring, int]
+        self,
+        *,
+        directory: SpillDirectory,
+        database: Store,
+        counters: Counters,
+        first: Mapping[Ring, int],
+        gaps: StreamGaps | None = None,
     ) -> None:
         self._directory = directory
         self._database = database
+        self._gaps = gaps or StreamGaps()
         self._counters = counters
         self._first = first  # seq before the first record of each ring that is there
         self._registered: set[uuid.UUID] = set()
@@ -146,7 +154,7 @@ class Registrar:
     def _register(self, files: Sequence[SpillFile]) -> None:
         for begin in range(0, len(files), REGISTERED_TOGETHER):
             group = files[begin : begin + REGISTERED_TOGETHER]
-            claim = RegisterClaim([file.header for file in group])
+            claim = RegisterClaim([file.header for file in group], self._gaps)
             for one in (one for file in group for one in file.header.ranges):
                 self._moved.setdefault((one.ring, one.epoch), set()).add(one.through_seq)
             self._database.store(NoRows(), claim)
@@ -178,9 +186,11 @@ class Replayer:
         batch: BlockBatch,
         counters: Counters,
         alerts: Alerts | None = None,
+        gaps: StreamGaps | None = None,
     ) -> None:
         self._directory = directory
         self._database = database
+        self._gaps = gaps or StreamGaps()
         self._batch = batch
         self._counters = counters
         self._alerts = alerts or NullAlerts()
@@ -303,7 +313,7 @@ class Replayer:
             return 0
         if all(batch in present for batch in waiting):
             return 0
-        claim = LostBatches(present, waiting)
+        claim = LostBatches(present, waiting, self._gaps)
         self._database.store(NoRows(), claim)
         for batch, records in claim.lost:
             self._log.critical("spilled_batch_lost", batch=str(batch), records=records)

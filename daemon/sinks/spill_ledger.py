@@ -14,9 +14,8 @@ from typing import ClassVar
 import psycopg
 
 from daemon import log
-from daemon.sinks.database import ADD_GAPS, EXTEND_GAPS, NEWEST_RECEIPT
-from daemon.sinks.schema import over_market_tables
 from daemon.sinks.segment import Header, Range
+from daemon.sinks.stream_gaps import StreamGaps
 
 Connection = psycopg.Connection[tuple[object, ...]]
 Ring = tuple[int, int]  # number, epoch
@@ -34,24 +33,6 @@ WAITING = "SELECT batch FROM spilled_batches WHERE stored_at IS NULL AND lost_at
 MARK_LOST = """
 UPDATE spilled_batches SET lost_at = now() WHERE batch = %s AND stored_at IS NULL AND lost_at IS NULL
 RETURNING rings, records, first_recv, last_recv"""
-# Every stream that the lost batch may have had something of: those of its rings around its time. They are in the ledger
-# and, before its first checkpoint (which may be in the lost batch itself), among the rows.
-LOST_GAPS = over_market_tables(
-    """
-INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq, exchange)
-SELECT venue, market, symbol, kind, %(first)s::timestamptz, %(last)s::timestamptz, 'spill file lost',
-    NULL::float8, source, 0, NULL::text
-FROM (
-    SELECT venue, market, symbol, kind, source FROM ingest_ledger
-    WHERE source = ANY(%(rings)s) AND minute BETWEEN %(first)s::timestamptz - INTERVAL '3 days'
-        AND %(last)s::timestamptz + INTERVAL '1 hour'
-    UNION ({union})
-) AS known""",
-    """
-SELECT venue, market, symbol, '{kind}', source FROM {table}
-WHERE source = ANY(%(rings)s) AND recv_time BETWEEN %(first)s::timestamptz - INTERVAL '1 hour'
-    AND %(last)s::timestamptz + INTERVAL '1 hour'""",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +52,9 @@ class RegisterClaim:
 
     part: ClassVar[str] = "registration"
 
-    def __init__(self, headers: Sequence[Header]) -> None:
+    def __init__(self, headers: Sequence[Header], gaps: StreamGaps) -> None:
         self._headers = headers
+        self._gaps = gaps
         self.missing = 0  # records between a cursor and the batch behind it, which no file has
         self._reached: dict[Ring, datetime] = {}  # receipt of the newest record of each ring in the batches before
 
@@ -129,18 +111,19 @@ class RegisterClaim:
         log.get().critical(
             "records_missing_before_spill", ring=one.ring, epoch=one.epoch, after_seq=cursor, missing=missing
         )
-        values = {"ring": one.ring, "updated_at": updated_at, "reason": "missing before spill file"}
-        row = connection.execute(NEWEST_RECEIPT, values).fetchone()
-        assert row is not None
-        started = row[0]
-        assert isinstance(started, datetime)
+        started = self._gaps.newest_receipt(connection, one.ring, updated_at)
         started = max(started, self._reached.get((one.ring, one.epoch), started))
         # The stream is whole again with the first record of this file, however long ago that was. A clock that went
         # backwards, or a batch without records, does not tell: until now, then.
         ended = _moment(one.first_recv_ns)
-        bounds = {**values, "started": started, "ended": ended if ended > started else None}
-        connection.execute(EXTEND_GAPS, bounds)  # one of a file before it that began at the same moment
-        connection.execute(ADD_GAPS, bounds)
+        self._gaps.add(
+            connection,
+            one.ring,
+            "missing before spill file",
+            updated_at=updated_at,
+            started=started,
+            ended=ended if ended > started else None,
+        )
 
 
 class RegisterPassed:
@@ -242,7 +225,8 @@ class LostBatches:
 
     part: ClassVar[str] = "lost"
 
-    def __init__(self, present: set[uuid.UUID], waiting: Sequence[uuid.UUID]) -> None:
+    def __init__(self, present: set[uuid.UUID], waiting: Sequence[uuid.UUID], gaps: StreamGaps) -> None:
+        self._gaps = gaps
         self._gone = [batch for batch in waiting if batch not in present]
         self.lost: list[tuple[uuid.UUID, int]] = []  # batch, records
 
@@ -253,7 +237,7 @@ class LostBatches:
             row = connection.execute(MARK_LOST, [batch]).fetchone()
             if row is not None:
                 rings, records, first, last = row
-                connection.execute(LOST_GAPS, {"rings": rings, "first": first, "last": last})
+                self._gaps.add_lost(connection, rings, first, last)
                 self.lost.append((batch, int(str(records))))
         return True
 

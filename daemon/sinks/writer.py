@@ -12,43 +12,30 @@ takes to answer. It never runs ahead: at any moment one thread works and the oth
 """
 
 import contextlib
-import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import psycopg
 
 from daemon import log
-from daemon.alerts import SOCKET as ALERTS_SOCKET
-from daemon.alerts import Alerts, DatagramAlerts, NullAlerts
 from daemon.config import Database as DatabaseSettings
-from daemon.config import Spill as SpillSettings
 from daemon.failpoints import reach
-from daemon.identity import RENEW_S, Owner, owner_of
-from daemon.rings import noticing_new_rings, ring_paths
+from daemon.identity import RENEW_S
 from daemon.sinks import isolation
-from daemon.sinks.database import FIRST_LOCK_TIMEOUT, Advance, CursorAdvances, Database, Isolated, Ring
+from daemon.sinks.database import FIRST_LOCK_TIMEOUT, Advance, CursorAdvances, Isolated, Ring
 from daemon.sinks.errands import IDLE_WAIT_S, Errands
 from daemon.sinks.failures import FailureKind, classify
-from daemon.sinks.host import Clock, Counters, DrainDeadline, Host, before_each, host_of
-from daemon.sinks.isolation import new_batch
+from daemon.sinks.host import Clock, Counters, DrainDeadline, Host
 from daemon.sinks.outage import Outage, SpillParts, State
 from daemon.sinks.owner import OwnedByAnother
 from daemon.sinks.put_aside import LOCK_NOT_AVAILABLE
-from daemon.sinks.recovery import LiveLoad, RecoveryThread, Registrar, Replayer, WaitingAlerts
-from daemon.sinks.spill import DIRECTORY, GIB, MIB, SpillDirectory
-from daemon.sinks.spiller import Spiller
+from daemon.sinks.recovery import LiveLoad
 from daemon.sinks.trouble import Trouble
-from daemon.sinks.writer_ports import Reader, RowBatch, Store
-from daemon.supervision import process
-from native_pipeline.counters import CountersBlock
+from daemon.sinks.writer_ports import Reader, RowBatch, Store, ring_of
 from native_pipeline.record_block import RecordBlock
-from native_pipeline.ring_reader import GatingReader
 
 CONSUMER = "writer"  # name of its slot in every ring
 AGE_HISTOGRAM = 0
@@ -150,7 +137,7 @@ class Writer:
             return
         self._outage.begin({})
         for reader in self._readers:
-            ring = _ring_of(reader)
+            ring = ring_of(reader)
             spilled = [one.through_seq for file in files for one in file.header.ranges if (one.ring, one.epoch) == ring]
             if spilled:
                 self._cursors[ring] = max(spilled)
@@ -160,7 +147,7 @@ class Writer:
     def _go_live(self, cursors: Mapping[Ring, int]) -> bool:
         """Go on behind what is stored or registered; False if the database is away again."""
         for reader in self._readers:
-            ring = _ring_of(reader)
+            ring = ring_of(reader)
             cursor = cursors[ring]
             missing = reader.seek_after(cursor)
             if missing > 0 and self._cursors.get(ring) != cursor:
@@ -220,7 +207,7 @@ class Writer:
                 self._report_damage(ring, damaged, self._cursors.get(ring, 0))
             self._cursors.update(taken.reached)
             for reader in self._readers:
-                if _ring_of(reader) in taken.reached or not taken.ranges:
+                if ring_of(reader) in taken.reached or not taken.ranges:
                     reader.commit()
         self._count_lag()
 
@@ -239,7 +226,7 @@ class Writer:
             for reader in order:
                 share = max(1, (limit - self._batch.records) // len(order))
                 if self._batch.records < limit and self._batch.append_from(reader, share):
-                    self._reached[_ring_of(reader)] = reader.last_seq
+                    self._reached[ring_of(reader)] = reader.last_seq
                     progress = True
         self._note_damage(before)
         return self._batch.records
@@ -247,7 +234,7 @@ class Writer:
     def _note_damage(self, before: Mapping[Ring, int]) -> None:
         """Report what the readers have skipped since the last look; *before*: the newest record read until then."""
         for reader in self._readers:
-            ring, total = _ring_of(reader), reader.corrupt_records
+            ring, total = ring_of(reader), reader.corrupt_records
             grown = total - self._damaged.get(ring, 0)
             if grown > 0:
                 self._damaged[ring] = total
@@ -292,7 +279,7 @@ class Writer:
         """The server refuses a value of the batch, or a late row in it has to wait for a lock: take it row by row."""
         block = RecordBlock()
         for reader in self._readers:
-            ring = _ring_of(reader)
+            ring = ring_of(reader)
             if ring in self._reached:
                 reader.seek_after(self._cursors[ring])
                 block.append_from(reader, self._reached[ring])  # type: ignore[arg-type] # the native ones, together
@@ -310,7 +297,7 @@ class Writer:
         self._outage.fate.stored = dict(self._cursors)
         lag_bytes = self._count_lag()
         for reader in self._readers:
-            if _ring_of(reader) in self._reached:
+            if ring_of(reader) in self._reached:
                 reader.commit()
         self._record_bytes = max(1.0, (lag_bytes - self._count_lag()) / self._batch.records)
         self._counters.increment("rows_committed", sum(self._batch.rows.values()))
@@ -420,81 +407,3 @@ class Writer:
         self._counters.set("writer_lag_bytes", lag)
         self._counters.set("writer_lag_records", round(lag / self._record_bytes))
         return lag
-
-
-def _ring_of(reader: Reader) -> Ring:
-    return reader.ring, reader.epoch
-
-
-def run(
-    settings: DatabaseSettings,
-    ring_paths: Sequence[Path],
-    counters: CountersBlock,
-    host: Host,
-    *,
-    on_ready: Callable[[], object],
-    spill_directory: Path,
-    spill: SpillSettings = SpillSettings(),  # noqa: B008 - frozen
-    alerts: Alerts | None = None,
-    owner: Owner | None = None,
-) -> bool:
-    """Be the writer of the rings at *ring_paths*; see `Writer.run` for the result.
-
-    on_ready is called when the rings are open: a database that is away is waited for, a broken ring is not.
-    Raises RingError if a ring is not what it says or has a writer already, Fenced if another daemon writes its rows.
-    """
-    alerts = alerts or NullAlerts()
-    with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(contextlib.closing(GatingReader(path, CONSUMER))) for path in ring_paths]
-        on_ready()
-        database, second = Database(settings, owner), Database(settings, owner)
-        directory = SpillDirectory(
-            spill_directory, quota_bytes=int(spill.quota_gb * GIB), min_free_bytes=spill.min_free_mb * MIB
-        )
-        load = LiveLoad()
-        first = {_ring_of(reader): reader.first_seq - 1 for reader in readers}
-        waiting = WaitingAlerts()
-        replayer = Replayer(directory=directory, database=second, batch=new_batch(), counters=counters, alerts=waiting)
-        spilling = SpillParts(
-            settings=spill,
-            directory=directory,
-            spiller=Spiller(readers, segment_bytes=spill.segment_mb * MIB),
-            registrar=Registrar(directory=directory, database=database, counters=counters, first=first),
-            recovery=RecoveryThread(
-                replayer, second, load, every_s=spill.recover_every_s, again_s=spill.probe_s, alerts=waiting
-            ),
-            alerts=alerts,
-        )
-        writer = Writer(
-            readers=readers,
-            batch=new_batch(),
-            database=database,
-            settings=settings,
-            spilling=spilling,
-            load=load,
-            counters=counters,
-            host=dataclasses.replace(host, wait=noticing_new_rings(host.wait, ring_paths, readers)),
-        )
-        return writer.run()
-
-
-def main(child: process.Child) -> None:
-    """Be the writer process until asked to stop."""
-    alerts = DatagramAlerts(child.data_dir / ALERTS_SOCKET, role=child.name, logger=child.log, counters=child.counters)
-    host = host_of(child, CONSUMER)
-    with contextlib.closing(alerts):
-        run(
-            child.config.database,
-            ring_paths(child.data_dir),
-            child.counters,
-            before_each(host, alerts.flush),
-            on_ready=child.running,
-            spill_directory=child.data_dir / DIRECTORY,
-            spill=child.config.spill,
-            alerts=alerts,
-            owner=owner_of(child.data_dir, os.getppid()),
-        )
-
-
-if __name__ == "__main__":
-    process.main(main)

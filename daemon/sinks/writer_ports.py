@@ -110,3 +110,8 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Close the connection."""
+
+
+def ring_of(reader: Reader) -> Ring:
+    """Return which ring, and which file of that number, *reader* reads."""
+    return reader.ring, reader.epoch

@@ -1,6 +1,6 @@
 """What every child of the supervisor does first and last, so that a role's own module holds nothing but the role.
 
-A role module ends in three lines, and runs as `python -m daemon.sinks.writer`:
+A role module ends in three lines, and runs as `python -m daemon.sinks.writer_process`:
 
     if __name__ == "__main__":
         process.main(run)

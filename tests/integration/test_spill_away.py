@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -26,6 +27,7 @@ from tests.integration.writer_rig import (
     stored,
     wait_until,
 )
+from tests.reference.packed_records import Book, Trade
 
 __all__ = ["make_rings"]  # the fixture
 
@@ -83,6 +85,34 @@ SELECT count(*) FROM feed_gaps AS gap JOIN market_ticks AS tick
     AND tick.recv_time > gap.started + INTERVAL '1 ms' AND tick.recv_time < gap.ended - INTERVAL '1 ms'"""
     assert query(server.dsn, inside) == [(0,)]
     assert query(server.dsn, "SELECT count(*) > 0 FROM feed_gaps") == [(True,)]
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+@pytest.mark.parametrize("is_known", [True, False], ids=["of a known ring", "of a ring that the database never saw"])
+def test_a_file_lost_before_anything_of_a_stream_was_stored_is_a_gap_of_that_stream_too(
+    make_rings: Callable[..., Rings], own_postgres: Servers, *, is_known: bool
+) -> None:
+    rings = make_rings()
+    rings.planned = [("kis", "kr", "000660", "trade"), ("kis", "kr", "000660", "orderbook")]
+    server = own_postgres()
+    if is_known:
+        drain(rings, server.dsn)
+    server.stop("immediate")
+    began = datetime.now(UTC)
+    with RunningWriter(rings, settings_for(server.dsn)) as running:
+        for spilled in (300, 600):
+            rings.fill(300, mixture=[Trade(symbol=b"000660"), Book(symbol=b"000660")])
+            wait_until(lambda: rings.counters.get("records_spilled") == spilled)  # noqa: B023
+        assert running.stop() is True
+    spilled_files(rings)[0].unlink()
+    server.start()
+    drain(rings, server.dsn)
+
+    reason = "reason = 'missing before spill file'"
+    told = query(server.dsn, f"SELECT symbol, kind, started, ended FROM feed_gaps WHERE {reason} ORDER BY 2")
+    first_stored = query(server.dsn, "SELECT min(recv_time) FROM market_ticks")[0][0]
+    assert [row[:2] for row in told] == [("000660", "orderbook"), ("000660", "trade")]
+    assert all(started <= began and ended == first_stored for _, _, started, ended in told)
 
 
 @pytest.mark.requirement("DLP-03", "F36")

@@ -20,6 +20,7 @@ from daemon.sinks.spill_ledger import (
     SegmentClaim,
     WaitingBatches,
 )
+from daemon.sinks.stream_gaps import StreamGaps
 
 BEGAN = datetime(2026, 11, 20, 1, tzinfo=UTC)
 BEGAN_NS = int(BEGAN.timestamp()) * 10**9
@@ -54,7 +55,7 @@ def cursors(connection: psycopg.Connection[Any]) -> dict[int, int]:
 
 
 def register(connection: psycopg.Connection[Any], *headers: Header) -> RegisterClaim:
-    claim = RegisterClaim(headers)
+    claim = RegisterClaim(headers, StreamGaps())
     assert not claim.is_taken(connection)
     with connection.transaction():
         assert claim.take(connection)
@@ -82,7 +83,7 @@ def test_a_batch_that_another_process_registers_just_now_is_registered_once(
     monkeypatch.setattr(spill_ledger, "BATCH_IS_KNOWN", "SELECT true WHERE %s::uuid IS NULL")  # asked before
 
     with connection.transaction():
-        assert RegisterClaim([header]).take(connection)
+        assert RegisterClaim([header], StreamGaps()).take(connection)
 
     assert connection.execute("SELECT after_seqs FROM spilled_batches").fetchall() == [([EPOCHS[0]],)]
     assert cursors(connection)[0] == 10
@@ -116,10 +117,10 @@ def test_registering_twice_changes_nothing(connection: psycopg.Connection[Any]) 
     before = facts(connection, "*")
 
     with connection.transaction():
-        assert RegisterClaim([one]).take(connection)
+        assert RegisterClaim([one], StreamGaps()).take(connection)
     assert (facts(connection, "*"), cursors(connection)) == (before, {0: 10, 1: 0})
 
-    claim = RegisterClaim([one, two])
+    claim = RegisterClaim([one, two], StreamGaps())
     with connection.transaction():
         assert claim.take(connection)
     assert (cursors(connection)[0], len(facts(connection, "batch")), claim.missing) == (20, 2, 0)
@@ -130,7 +131,9 @@ def test_records_between_the_cursor_and_a_batch_are_counted_as_often_as_they_are
     connection: psycopg.Connection[Any],
 ) -> None:
     """Files between are gone. A transaction that is tried again counts anew, not on top."""
-    claim = RegisterClaim([header_of(range_of(0, 3, 10), range_of(1, 5, 6)), header_of(range_of(0, 12, 13))])
+    claim = RegisterClaim(
+        [header_of(range_of(0, 3, 10), range_of(1, 5, 6)), header_of(range_of(0, 12, 13))], StreamGaps()
+    )
     for _ in range(2):
         with connection.transaction(force_rollback=True):
             assert claim.take(connection)
@@ -190,7 +193,7 @@ def test_a_batch_without_a_file_is_lost_once_and_a_stored_one_never(connection: 
     assert asked == [stored.batch, gone.batch, there.batch]
     SegmentClaim(stored.batch).take(connection)  # between the question and the claim: by another process
 
-    claim = LostBatches({there.batch}, asked)
+    claim = LostBatches({there.batch}, asked, StreamGaps())
     with connection.transaction(force_rollback=True):
         assert claim.take(connection)
     with connection.transaction():
@@ -198,7 +201,7 @@ def test_a_batch_without_a_file_is_lost_once_and_a_stored_one_never(connection: 
 
     assert claim.lost == [(gone.batch, 10)]
     assert waiting(connection) == [there.batch]
-    again = LostBatches(set(), [gone.batch, stored.batch])
+    again = LostBatches(set(), [gone.batch, stored.batch], StreamGaps())
     assert again.take(connection)
     assert again.lost == []
 
@@ -207,7 +210,7 @@ def test_a_batch_without_a_file_is_lost_once_and_a_stored_one_never(connection: 
 def test_a_lost_batch_is_stored_after_all_when_its_file_is_found(connection: psycopg.Connection[Any]) -> None:
     header = header_of(range_of(0, 0, 10))
     register(connection, header)
-    LostBatches(set(), [header.batch]).take(connection)
+    LostBatches(set(), [header.batch], StreamGaps()).take(connection)
 
     assert SegmentClaim(header.batch).take(connection)
     assert SegmentClaim(header.batch).is_taken(connection)
@@ -226,15 +229,19 @@ def test_a_lost_batch_is_a_gap_of_the_streams_of_its_rings_in_its_time(connectio
     late = replace(header_of(range_of(1, 0, 5)), batch=uuid.uuid4())
     register(connection, header, late)
     connection.execute("DELETE FROM feed_gaps")
+    gaps = StreamGaps({0: [("kis", "kr", "planned", "event")], 1: [("kis", "kr", "of another", "event")]}.__getitem__)
 
-    LostBatches({late.batch}, [header.batch, late.batch]).take(connection)
+    LostBatches({late.batch}, [header.batch, late.batch], gaps).take(connection)
 
-    said = connection.execute("SELECT symbol, kind, started, ended, source FROM feed_gaps").fetchall()
-    assert said == [("of ring", "trade", BEGAN + timedelta(seconds=10), BEGAN + timedelta(seconds=20), 0)]
+    said = connection.execute("SELECT symbol, kind, started, ended, source FROM feed_gaps ORDER BY 1").fetchall()
+    lost = BEGAN + timedelta(seconds=10), BEGAN + timedelta(seconds=20), 0
+    assert said == [("of ring", "trade", *lost), ("planned", "event", *lost)]
 
 
 @pytest.mark.requirement("DLP-03")
-@pytest.mark.parametrize("question", [KnownBatches([]), WaitingBatches(), Cursors(), LostBatches(set(), [])])
+@pytest.mark.parametrize(
+    "question", [KnownBatches([]), WaitingBatches(), Cursors(), LostBatches(set(), [], StreamGaps())]
+)
 def test_a_question_whose_transaction_failed_is_asked_again(connection: psycopg.Connection[Any], question: Any) -> None:
     assert question.take(connection)
     assert not question.is_taken(connection), "what the first attempt found may be wrong by now"
@@ -331,7 +338,7 @@ def test_records_that_no_file_has_are_a_gap_from_the_newest_record_before_to_the
         spilled(newest, 15, 16, 30, 31),  # and 2 before this one
     ]
 
-    claim = RegisterClaim(files)
+    claim = RegisterClaim(files, StreamGaps())
     with connection.transaction(force_rollback=True):
         assert claim.take(connection)
     with connection.transaction():  # tried again

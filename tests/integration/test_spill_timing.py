@@ -12,6 +12,7 @@ import pytest
 from daemon.embedded import EmbeddedPostgres
 from daemon.sinks.spill import DIRECTORY, SpillDirectory
 from daemon.sinks.spill_ledger import RegisterClaim
+from daemon.sinks.stream_gaps import StreamGaps
 from tests.integration.test_spill_doubts import spill
 from tests.integration.writer_rig import (
     Rings,
@@ -95,7 +96,7 @@ def test_a_registration_that_the_server_is_still_committing_is_waited_for(
     directory = SpillDirectory(rings.directory / DIRECTORY, quota_bytes=0, min_free_bytes=0)
     headers = [file.header for file in directory.files()]
     with psycopg.connect(server.dsn) as predecessor:
-        RegisterClaim(headers).take(predecessor)
+        RegisterClaim(headers, StreamGaps()).take(predecessor)
         successor = threading.Thread(target=drain, args=(rings, server.dsn))
         successor.start()
         wait_until(lambda: query(server.dsn, WAITS_FOR_A_LOCK) == [(1,)])

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from daemon.config import Config, Database, Redis
-from daemon.sinks import publisher, writer
+from daemon.sinks import publisher, writer_process
 from daemon.sinks.counts import Key
 from daemon.sinks.host import Host
 from daemon.sinks.segment import Range, encode
@@ -423,7 +423,9 @@ def test_every_kind_of_market_data_is_received_published_and_stored_alike(
     host = Host(wait=lambda _s: None, beat=lambda: None, stopping=lambda: True, drain_s=30.0)
 
     database = Database(dsn=postgres_dsn, retention_days=0)
-    assert writer.run(database, [path], counters, host, on_ready=lambda: None, spill_directory=tmp_path / "spill")
+    assert writer_process.run(
+        database, [path], counters, host, on_ready=lambda: None, spill_directory=tmp_path / "spill"
+    )
     assert publisher.run(Redis(url=redis_url), [path], counters, host, on_ready=lambda: None)
 
     report = bench.verify()

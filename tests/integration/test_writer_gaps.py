@@ -131,6 +131,24 @@ def test_a_ring_that_is_lost_before_its_first_checkpoint_is_a_gap_of_the_streams
 
 
 @pytest.mark.requirement("DLP-01", "F43")
+def test_a_ring_that_is_lost_before_anything_was_stored_is_a_gap_of_the_streams_that_it_was_to_carry(
+    make_rings: Callable[..., Rings], postgres_dsn: str
+) -> None:
+    rings = make_rings()
+    rings.planned = [("kis", "kr", "005930", "trade"), ("kis", "kr", "005930", "event")]
+    made = datetime.fromtimestamp(rings.producers[0].epoch // 1_000_000, UTC)
+    drain(rings, postgres_dsn)
+    rings.producers[0].close()
+    rings.paths[0].unlink()
+    create_ring(rings.paths[0], ring=0, capacity_bytes=1 << 20)
+    rings.producers[0] = RingWriter(rings.paths[0], wake_fds={"writer": rings.wake_fd})
+    drain(rings, postgres_dsn)
+
+    gaps = "SELECT venue, market, symbol, kind, date_trunc('second', started) FROM feed_gaps ORDER BY 4"
+    assert query(postgres_dsn, gaps) == [("kis", "kr", "005930", kind, made) for kind in ("event", "trade")]
+
+
+@pytest.mark.requirement("DLP-01", "F43")
 def test_a_ring_that_is_lost_before_any_of_it_was_stored_makes_the_gap_of_its_predecessor_longer(
     make_rings: Callable[..., Rings], postgres_dsn: str
 ) -> None:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from daemon.config import Database, Spill
-from daemon.sinks import writer
+from daemon.sinks import writer_process
 from daemon.sinks.host import Host
 from daemon.sinks.spill import DIRECTORY
 from native_pipeline.counters import CountersBlock
@@ -34,7 +34,7 @@ def main() -> int:
     )
     spill = Spill(min_free_mb=0, interval_s=0.05, probe_s=0.05)
     spill_directory = Path(ring).parent / DIRECTORY
-    is_drained = writer.run(
+    is_drained = writer_process.run(
         settings, [Path(ring)], counters, host, on_ready=lambda: None, spill_directory=spill_directory, spill=spill
     )
     return 0 if is_drained else 1

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ import pytest
 from daemon.alerts import RecordingAlerts
 from daemon.config import Database, Spill
 from daemon.embedded import EmbeddedPostgres
-from daemon.sinks import writer
 from daemon.sinks.host import Host
 from daemon.sinks.spill import DIRECTORY
+from daemon.sinks.stream_gaps import PlannedStream, StreamGaps
+from daemon.sinks.writer_process import run as run_writer
 from native_pipeline.counters import CountersBlock, create_counters_file
 from native_pipeline.ring_creation import create_ring
 from native_pipeline.ring_writer import RingWriter
@@ -57,6 +58,7 @@ class Rings:
     producers: list[RingWriter]
     counters: CountersBlock
     wake_fd: int
+    planned: Collection[PlannedStream] = ()  # of every ring
 
     @property
     def paths(self) -> list[Path]:
@@ -121,7 +123,7 @@ class RunningWriter:
 
         def work() -> None:
             try:
-                self.result = writer.run(
+                self.result = run_writer(
                     settings,
                     rings.paths,
                     rings.counters,
@@ -130,6 +132,7 @@ class RunningWriter:
                     spill_directory=rings.directory / DIRECTORY,
                     spill=spill,
                     alerts=self.alerts,
+                    gaps=StreamGaps(lambda ring: rings.planned),
                 )
             except BaseException as exc:
                 self.error = exc

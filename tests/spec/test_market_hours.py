@@ -416,7 +416,7 @@ def test_the_operators_days_are_closed_too() -> None:
     "module",
     [
         "daemon.ingest.worker",
-        "daemon.sinks.writer",
+        "daemon.sinks.writer_process",
         "daemon.sinks.publisher",
         "daemon.watching.monitor",
         "daemon.supervision.supervisor",

@@ -11,7 +11,7 @@ from daemon.config import Account, Config
 from daemon.declined import DeclinedRegistrations
 from daemon.errors import ConfigError
 from daemon.learned_limits import LearnedLimits
-from daemon.planning import PLAN_FILE, Planner, preview, read_plan
+from daemon.planning import PLAN_FILE, Planner, planned_streams, preview, read_plan
 from daemon.shard_plan import Plan
 from tests.spec.test_shard_plan import account, by_account, config, fake_venue, feed, named, places, symbols, workers
 
@@ -200,3 +200,20 @@ def test_a_restart_with_more_workers_says_where_the_history_of_a_stream_is(tmp_p
         assert {moved.key for moved in worker.moved} == {s.key for c in worker.connections for s in c.subscriptions}
         assert {moved.worker for moved in worker.moved} == {0}
     assert after.workers[0].moved == ()
+
+
+@pytest.mark.requirement("DLP-01")
+def test_the_kept_plan_tells_what_a_worker_collects_in_the_words_of_the_tables(tmp_path: Path) -> None:
+    running = planner(tmp_path)
+    kinds = ("trade", "orderbook", "expected", "status")
+    plan = running.start(config(named(2), [feed(POOL, symbols(9), kinds=kinds)]))
+    running.keep()
+
+    told = [planned_streams(tmp_path, worker.worker) for worker in plan.workers]
+
+    assert all(told)
+    assert told[0] != told[1]
+    assert set.union(*told) == {
+        ("kis", "kr", symbol, kind) for symbol in symbols(9) for kind in ("trade", "orderbook", "event")
+    }
+    assert planned_streams(tmp_path / "elsewhere", 0) == set()

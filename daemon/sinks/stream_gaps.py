@@ -1,0 +1,124 @@
+"""Rows of `feed_gaps` for what a ring or a spill file no longer holds: one for each stream that may have lost some.
+
+Nobody can read in what is lost whose records it held. So these are the streams of the ledger around that time and,
+before its first checkpoint (one a minute), of the newest rows; and, as nothing at all may have been stored of a stream
+in the first seconds of a ring, those that the plan gives to the ring's worker.
+"""
+
+from collections.abc import Callable, Collection
+from datetime import datetime
+
+import psycopg
+
+from daemon.sinks.schema import over_market_tables
+
+Connection = psycopg.Connection[tuple[object, ...]]
+PlannedStream = tuple[str, str, str, str]  # venue, market, symbol, and its kind in the tables: trade, orderbook, event
+
+# The searches are bounded, so that a start does not read years: a cursor is never older than its rows by more than the
+# time that a batch takes to get stored, and a symbol that was silent for days has nothing to miss.
+# An hour of a busy market is many millions of rows: the next stretch is only read where a shorter one has none.
+STRETCHES = ("10 seconds", "5 minutes", "1 hour")
+NEWEST_WITHIN = over_market_tables(
+    "(SELECT max(newest) FROM ({union}) AS by_table (newest))",
+    "SELECT max(recv_time) FROM {table} WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL 'STRETCH'",
+)
+NEWEST_RECEIPT = "SELECT coalesce({found}, %(updated_at)s)".format(
+    found=", ".join(NEWEST_WITHIN.replace("STRETCH", stretch) for stretch in STRETCHES)
+)
+PLANNED = """
+SELECT venue, market, symbol, kind, source
+FROM unnest(%(venues)s::text[], %(markets)s::text[], %(symbols)s::text[], %(kinds)s::text[], %(sources)s::int2[])
+    AS planned (venue, market, symbol, kind, source)"""
+# Once, however often it is tried: until a row of that ring is stored, `started` stays what it is. A ring that is lost
+# before any of it was stored makes the gap of the one before it longer.
+EXTEND = """
+UPDATE feed_gaps SET ended = greatest(ended, coalesce(%(ended)s::timestamptz, now()))
+WHERE ended >= %(started)s AND started = %(started)s AND reason = %(reason)s AND source = %(ring)s AND seq = 0"""
+ADD = over_market_tables(
+    """
+INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq, exchange)
+SELECT venue, market, symbol, kind, %(started)s::timestamptz, coalesce(%(ended)s::timestamptz, now()), %(reason)s,
+    NULL::float8, source, 0, NULL::text
+FROM (
+    SELECT venue, market, symbol, kind, source FROM ingest_ledger
+    WHERE source = %(ring)s AND minute >= %(updated_at)s - INTERVAL '3 days'
+    UNION ({union})
+    UNION (PLANNED)
+) AS known
+WHERE %(started)s < coalesce(%(ended)s::timestamptz, now()) AND NOT EXISTS (
+    SELECT FROM feed_gaps AS gap
+    WHERE gap.ended >= %(started)s AND gap.started = %(started)s AND gap.reason = %(reason)s
+    AND (gap.source, gap.venue, gap.market, gap.symbol, gap.kind)
+        = (known.source, known.venue, known.market, known.symbol, known.kind)
+)""",
+    """
+SELECT DISTINCT venue, market, symbol, '{kind}', source FROM {table}
+WHERE source = %(ring)s AND recv_time >= least(%(started)s, %(updated_at)s) - INTERVAL '10 minutes'""",
+).replace("PLANNED", PLANNED)
+# The ledger's checkpoint may be in the lost batch itself.
+ADD_LOST = over_market_tables(
+    """
+INSERT INTO feed_gaps (venue, market, symbol, kind, started, ended, reason, missing, source, seq, exchange)
+SELECT venue, market, symbol, kind, %(first)s::timestamptz, %(last)s::timestamptz, 'spill file lost',
+    NULL::float8, source, 0, NULL::text
+FROM (
+    SELECT venue, market, symbol, kind, source FROM ingest_ledger
+    WHERE source = ANY(%(rings)s) AND minute BETWEEN %(first)s::timestamptz - INTERVAL '3 days'
+        AND %(last)s::timestamptz + INTERVAL '1 hour'
+    UNION ({union})
+    UNION (PLANNED)
+) AS known""",
+    """
+SELECT venue, market, symbol, '{kind}', source FROM {table}
+WHERE source = ANY(%(rings)s) AND recv_time BETWEEN %(first)s::timestamptz - INTERVAL '1 hour'
+    AND %(last)s::timestamptz + INTERVAL '1 hour'""",
+).replace("PLANNED", PLANNED)
+
+
+class StreamGaps:
+    """Notes such gaps, in the caller's transaction."""
+
+    def __init__(self, planned: Callable[[int], Collection[PlannedStream]] = lambda ring: ()) -> None:
+        """planned: what the worker of a ring collects, by the ring's number."""
+        self._planned = planned
+
+    def newest_receipt(self, connection: Connection, ring: int, updated_at: object) -> datetime:
+        """Return when the newest stored row of *ring* was received; *updated_at*, its cursor's time, if there is none.
+
+        A row that is more than an hour older than that is not looked for.
+        """
+        row = connection.execute(NEWEST_RECEIPT, {"ring": ring, "updated_at": updated_at}).fetchone()
+        assert row is not None
+        newest = row[0]
+        assert isinstance(newest, datetime)
+        return newest
+
+    def add(
+        self,
+        connection: Connection,
+        ring: int,
+        reason: str,
+        *,
+        updated_at: object,
+        started: datetime,
+        ended: datetime | None = None,
+    ) -> None:
+        """Add a row for each stream of *ring*, from *started* until *ended*, or now; a row that is there gets longer.
+
+        updated_at: when the ring's cursor was moved last.
+        """
+        values = {"ring": ring, "reason": reason, "updated_at": updated_at, "started": started, "ended": ended}
+        connection.execute(EXTEND, values)
+        connection.execute(ADD, {**values, **self._columns([ring])})
+
+    def add_lost(self, connection: Connection, rings: object, first: object, last: object) -> None:
+        """Add a row for each stream of *rings*, from *first* until *last*, for a spill file that is lost."""
+        assert isinstance(rings, list)
+        connection.execute(ADD_LOST, {"rings": rings, "first": first, "last": last, **self._columns(rings)})
+
+    def _columns(self, rings: list[int]) -> dict[str, list[str | int]]:
+        """Return the parameters of PLANNED."""
+        planned = [(*stream, ring) for ring in set(rings) for stream in self._planned(ring)]
+        names = ("venues", "markets", "symbols", "kinds", "sources")
+        return {name: [row[place] for row in planned] for place, name in enumerate(names)}
