@@ -9,6 +9,7 @@ import itertools
 import os
 import random
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -48,6 +49,12 @@ settings.register_profile("nightly", max_examples=1_000)
 settings.load_profile("nightly" if IS_NIGHTLY else "default")
 
 _numbers = itertools.count(1)
+
+
+# A shell without job control starts what it puts into the background with SIGINT ignored, and so would be every process
+# of a test that is to be ended with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,6 +7,8 @@ attempts than the budget. Nothing here grows: a window holds at most as many tim
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterable
 
 import msgspec
@@ -38,7 +40,7 @@ class _Window:
     def __init__(self, budget: int, length_s: float) -> None:
         self._budget = budget
         self._length_s = length_s
-        self._spent: list[float] = []
+        self._spent = array("d")  # oldest first
 
     def wait_s(self, now: float) -> float:
         """Return how long until there is something to spend; 0: now."""
@@ -55,7 +57,9 @@ class _Window:
         self._budget = budget
 
     def _forget(self, now: float) -> None:
-        self._spent = [at for at in self._spent if at + self._length_s > now]
+        gone = bisect_right(self._spent, now - self._length_s)
+        if gone:
+            del self._spent[:gone]
 
 
 class Governor:

@@ -18,6 +18,7 @@ class CuttingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = []
         self.cut: Cut | None = None
+        self.of = b""  # only the COMMIT of a transaction that says this
         self.cuts = 0
         self.is_refusing_after_cut = False  # nobody gets through behind a cut, until this is False again
 
@@ -50,11 +51,15 @@ class CuttingProxy:
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
         answers = threading.Thread(target=_pump, args=(server, client), daemon=True)
         answers.start()
+        said = b""  # in the transaction that is under way
         with contextlib.suppress(OSError):
             while data := client.recv(READ_BYTES):
-                if self.cut is not None and b"COMMIT\0" in data:
-                    self._lose(self.cut, data, client, server)
-                    break
+                said += data
+                if b"COMMIT\0" in data:
+                    if self.cut is not None and self.of in said:
+                        self._lose(self.cut, data, client, server)
+                        break
+                    said = b""
                 server.sendall(data)
         _close(client)
         _close(server)
