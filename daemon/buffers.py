@@ -162,8 +162,7 @@ def _spill(path: Path) -> Buffer:
 
 def _describe(found: Buffer, header: Header) -> None:
     found.records = header.records
-    found.first_ns = min((one.first_recv_ns for one in header.ranges), default=0)
-    found.last_ns = max((one.last_recv_ns for one in header.ranges), default=0)
+    found.first_ns, found.last_ns = header.received_ns
 
 
 def _check_range(found: Buffer, ring: int, records: int, raw: bytes) -> None:

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from daemon import config as settings
@@ -43,8 +43,8 @@ def run_daemon(config_path: str) -> int:
     log.configure(config.log.level, config.log.format, role="supervisor")
     log.get().info("settings", file=config_path, **settings.masked(config))
 
-    def prepare() -> None:
-        check_servers(config, owner_of(data_dir, os.getpid()))
+    def prepare(sleep: Callable[[float], None]) -> None:
+        check_servers(config, owner_of(data_dir, os.getpid()), sleep=sleep)
         _prepare_rings(data_dir, config)
         planner.keep()
 

@@ -75,7 +75,7 @@ START_CURSOR = """
 INSERT INTO ingest_cursor (ring, epoch, seq, updated_at)
 VALUES (%(ring)s, %(epoch)s, %(seq)s, least(now(), to_timestamp(%(epoch)s / 1e6))) ON CONFLICT DO NOTHING"""
 PREDECESSOR = """
-SELECT epoch, updated_at FROM ingest_cursor WHERE ring = %s AND epoch < %s ORDER BY epoch DESC LIMIT 1"""
+SELECT epoch, seq, updated_at FROM ingest_cursor WHERE ring = %s AND epoch < %s ORDER BY epoch DESC LIMIT 1"""
 Ring = tuple[int, int]  # number, epoch
 T = TypeVar("T")
 
@@ -183,10 +183,10 @@ class Database:
         """Note in `feed_gaps` that *ring* no longer holds what follows the database's cursor."""
         connection = self._connected()
         with self._discarding_on_failure(connection), self._transaction(connection):
-            query = "SELECT updated_at FROM ingest_cursor WHERE ring = %s AND epoch = %s"
+            query = "SELECT seq, updated_at FROM ingest_cursor WHERE ring = %s AND epoch = %s"
             row = connection.execute(query, ring).fetchone()
             if row is not None:
-                self._add_gaps(connection, ring[0], row[0], "ring lapped")
+                self._add_gaps(connection, ring, row[0], row[1], "ring lapped")
 
     def store(self, batch: Batch, claim: Claim, *, lock_timeout: str = LOCK_TIMEOUT) -> None:
         """Store *batch* under *claim*; returns when that is so, also if an earlier attempt had done it.
@@ -324,14 +324,14 @@ class Database:
         row = connection.execute(PREDECESSOR, ring).fetchone()
         if row is None:
             return
-        old_epoch, updated_at = row
-        started = self._add_gaps(connection, number, updated_at, "ring lost")
+        old_epoch, seq, updated_at = row
+        started = self._add_gaps(connection, (number, int(str(old_epoch))), seq, updated_at, "ring lost")
         self._log.critical("ring_lost", ring=number, old_epoch=old_epoch, new_epoch=epoch, started=started.isoformat())
 
-    def _add_gaps(self, connection: Connection, number: int, updated_at: object, reason: str) -> datetime:
-        """Add a row for each stream of ring *number*, from its newest row until now; return when they start."""
-        started = self._gaps.newest_receipt(connection, number, updated_at)
-        self._gaps.add(connection, number, reason, updated_at=updated_at, started=started)
+    def _add_gaps(self, connection: Connection, ring: Ring, seq: object, updated_at: object, reason: str) -> datetime:
+        """Add a row for each stream of *ring*, from what its cursor is behind until now; return when they start."""
+        started = self._gaps.whole_until(connection, ring, seq, updated_at)
+        self._gaps.add(connection, ring[0], reason, updated_at=updated_at, started=started)
         return started
 
 

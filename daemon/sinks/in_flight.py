@@ -48,7 +48,7 @@ def unsettled_from(checkpoints: Sequence[Checkpoint], found: InFlight) -> int | 
     for one in checkpoints:
         if one.source in newest and one.newest is not None:
             newest[one.source] = max(newest[one.source], minute_of(one.newest))
-    oldest_spilled = [one.first_recv_ns // MINUTE_NS for header in found.spilled for one in header.ranges]
+    oldest_spilled = [header.received_ns[0] // MINUTE_NS for header in found.spilled]
     return min([*newest.values(), *oldest_spilled], default=None)
 
 

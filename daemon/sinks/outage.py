@@ -18,7 +18,8 @@ from daemon.config import Spill as SpillSettings
 from daemon.sinks import free_memory
 from daemon.sinks.errands import BEAT_S, Errands
 from daemon.sinks.host import Clock, Counters, Host
-from daemon.sinks.recovery import RecoveryThread, Registrar
+from daemon.sinks.recovery import Registrar
+from daemon.sinks.recovery_thread import RecoveryThread
 from daemon.sinks.spill import CannotSpill, SpillDirectory, SpillFile
 from daemon.sinks.spiller import Ring, Spiller, Taken
 from daemon.sinks.trouble import Trouble

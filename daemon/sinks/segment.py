@@ -72,6 +72,12 @@ class Header:
         return sum(one.records for one in self.ranges)
 
     @property
+    def received_ns(self) -> tuple[int, int]:
+        """When its first and its last record were received; if it holds none that is whole, when it was made."""
+        times = [at for one in self.ranges for at in (one.first_recv_ns, one.last_recv_ns) if at]
+        return min(times, default=self.created_ns), max(times, default=self.created_ns)
+
+    @property
     def header_bytes(self) -> int:
         """Where the body begins."""
         return FIXED_BYTES + len(self.ranges) * _RANGE.size

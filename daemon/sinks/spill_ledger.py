@@ -6,9 +6,9 @@ likes, by any process: a batch is stored once.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 import psycopg
@@ -20,6 +20,7 @@ from daemon.sinks.stream_gaps import StreamGaps
 Connection = psycopg.Connection[tuple[object, ...]]
 Ring = tuple[int, int]  # number, epoch
 
+EPOCH = datetime.fromtimestamp(0, UTC)
 BATCH_IS_KNOWN = "SELECT stored_at IS NOT NULL FROM spilled_batches WHERE batch = %s"
 START_CURSOR = "INSERT INTO ingest_cursor (ring, epoch, seq) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
 LOCK_CURSOR = "SELECT seq, updated_at FROM ingest_cursor WHERE ring = %s AND epoch = %s FOR UPDATE"
@@ -52,21 +53,25 @@ class RegisterClaim:
 
     part: ClassVar[str] = "registration"
 
-    def __init__(self, headers: Sequence[Header], gaps: StreamGaps) -> None:
+    def __init__(
+        self, headers: Sequence[Header], gaps: StreamGaps, reached: Mapping[Ring, datetime] | None = None
+    ) -> None:
+        """reached: receipt of the newest record of each ring in the batches registered before."""
         self._headers = headers
         self._gaps = gaps
+        self._before = reached or {}
         self.missing = 0  # records between a cursor and the batch behind it, which no file has
-        self._reached: dict[Ring, datetime] = {}  # receipt of the newest record of each ring in the batches before
+        self.reached: dict[Ring, datetime] = {}  # by these batches too
 
     def take(self, connection: Connection) -> bool:
         """Register what is not registered yet."""
         self.missing = 0
-        self._reached = {}
+        self.reached = dict(self._before)
         for header in self._headers:
             self._register(connection, header)
             for one in header.ranges:
                 if one.last_recv_ns:
-                    self._reached[one.ring, one.epoch] = _moment(one.last_recv_ns)
+                    self.reached[one.ring, one.epoch] = _moment(one.last_recv_ns)
         return True
 
     def is_taken(self, connection: Connection) -> bool:
@@ -111,8 +116,8 @@ class RegisterClaim:
         log.get().critical(
             "records_missing_before_spill", ring=one.ring, epoch=one.epoch, after_seq=cursor, missing=missing
         )
-        started = self._gaps.newest_receipt(connection, one.ring, updated_at)
-        started = max(started, self._reached.get((one.ring, one.epoch), started))
+        ring = one.ring, one.epoch
+        started = self.reached.get(ring) or self._gaps.whole_until(connection, ring, cursor, updated_at)
         # The stream is whole again with the first record of this file, however long ago that was. A clock that went
         # backwards, or a batch without records, does not tell: until now, then.
         ended = _moment(one.first_recv_ns)
@@ -286,10 +291,9 @@ def _facts(header: Header, after_seqs: list[int]) -> list[object]:
         after_seqs,
         [one.through_seq for one in header.ranges],
         header.records,
-        _moment(min(one.first_recv_ns for one in header.ranges)),
-        _moment(max(one.last_recv_ns for one in header.ranges)),
+        *map(_moment, header.received_ns),
     ]
 
 
 def _moment(time_ns: int) -> datetime:
-    return datetime.fromtimestamp(time_ns / 1e9, UTC)
+    return EPOCH + timedelta(microseconds=time_ns // 1000)  # as rows have it: a float would be a microsecond off

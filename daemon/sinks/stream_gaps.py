@@ -13,6 +13,7 @@ import psycopg
 from daemon.sinks.schema import over_market_tables
 
 Connection = psycopg.Connection[tuple[object, ...]]
+Ring = tuple[int, int]  # number, epoch
 PlannedStream = tuple[str, str, str, str]  # venue, market, symbol, and its kind in the tables: trade, orderbook, event
 
 # The searches are bounded, so that a start does not read years: a cursor is never older than its rows by more than the
@@ -26,6 +27,10 @@ NEWEST_WITHIN = over_market_tables(
 NEWEST_RECEIPT = "SELECT coalesce({found}, %(updated_at)s)".format(
     found=", ".join(NEWEST_WITHIN.replace("STRETCH", stretch) for stretch in STRETCHES)
 )
+# What is behind a registered batch was received after that began, however late the cursor moved over it.
+SPILLED_UNTIL = """
+SELECT first_recv FROM spilled_batches, unnest(rings, epochs, through_seqs) AS one (ring, epoch, through)
+WHERE one.ring = %(ring)s AND one.epoch = %(epoch)s AND one.through = %(seq)s"""
 PLANNED = """
 SELECT venue, market, symbol, kind, source
 FROM unnest(%(venues)s::text[], %(markets)s::text[], %(symbols)s::text[], %(kinds)s::text[], %(sources)s::int2[])
@@ -83,16 +88,20 @@ class StreamGaps:
         """planned: what the worker of a ring collects, by the ring's number."""
         self._planned = planned
 
-    def newest_receipt(self, connection: Connection, ring: int, updated_at: object) -> datetime:
-        """Return when the newest stored row of *ring* was received; *updated_at*, its cursor's time, if there is none.
+    def whole_until(self, connection: Connection, ring: Ring, seq: object, updated_at: object) -> datetime:
+        """Return the receipt of what is up to the cursor of *ring*, which is at *seq* since *updated_at*.
 
-        A row that is more than an hour older than that is not looked for.
+        By the spilled batch that ends there or, if there is none, by the newest row; one more than an hour older
+        than the cursor is not looked for, and the cursor's time holds.
         """
-        row = connection.execute(NEWEST_RECEIPT, {"ring": ring, "updated_at": updated_at}).fetchone()
+        values = {"ring": ring[0], "epoch": ring[1], "seq": seq, "updated_at": updated_at}
+        row = connection.execute(SPILLED_UNTIL, values).fetchone()
+        if row is None:
+            row = connection.execute(NEWEST_RECEIPT, values).fetchone()
         assert row is not None
-        newest = row[0]
-        assert isinstance(newest, datetime)
-        return newest
+        until = row[0]
+        assert isinstance(until, datetime)
+        return until
 
     def add(
         self,

@@ -32,7 +32,7 @@ from daemon.sinks.host import Clock, Counters, DrainDeadline, Host
 from daemon.sinks.outage import Outage, SpillParts, State
 from daemon.sinks.owner import OwnedByAnother
 from daemon.sinks.put_aside import LOCK_NOT_AVAILABLE
-from daemon.sinks.recovery import LiveLoad
+from daemon.sinks.recovery_thread import LiveLoad
 from daemon.sinks.trouble import Trouble
 from daemon.sinks.writer_ports import Reader, RowBatch, Store, ring_of
 from native_pipeline.record_block import RecordBlock

@@ -18,7 +18,8 @@ from daemon.sinks.database import Database
 from daemon.sinks.host import Host, before_each, host_of
 from daemon.sinks.isolation import new_batch
 from daemon.sinks.outage import SpillParts
-from daemon.sinks.recovery import LiveLoad, RecoveryThread, Registrar, Replayer, WaitingAlerts
+from daemon.sinks.recovery import Registrar, Replayer
+from daemon.sinks.recovery_thread import LiveLoad, RecoveryThread, WaitingAlerts
 from daemon.sinks.spill import DIRECTORY, GIB, MIB, SpillDirectory
 from daemon.sinks.spiller import Spiller
 from daemon.sinks.stream_gaps import StreamGaps

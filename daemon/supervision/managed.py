@@ -22,6 +22,7 @@ class Managed:
     kill_at_ns: int | None = None
     is_condemned: bool = False  # we ended it, because it hung
     is_asked_to_stop: bool = False
+    drains_again: bool = False  # it ended badly during the stop, and was started once more
 
     def has_run(self, pid: int) -> bool:
         """True if the process *pid* got as far as doing its work."""

@@ -290,6 +290,8 @@ def main(entry: Callable[[Child], int | None]) -> NoReturn:
     _follow_parent(assignment.parent_pid)
     child = bootstrap(assignment, told_fd)
     code = run_entry(child, entry)
+    # One that comes while the interpreter ends would be what we died of, whatever the code.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if child.state is not ProcessState.STARTING:  # what never ran stays STARTING: the supervisor can tell
         child.set_state(ProcessState.STOPPED)
     child.log.info("process_ended", exit_code=code)

@@ -12,11 +12,9 @@ import os
 import select
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import setproctitle
@@ -34,6 +32,7 @@ from daemon.supervision.process import Assignment, ExitCode, ProcessSpec, Proces
 from daemon.supervision.reload import Respec, revise
 from daemon.supervision.restarts import Backoff, RestartBudget
 from daemon.supervision.run_records import RunRecords
+from daemon.supervision.signals import STOPPING, Signals, StopAsked
 from native_pipeline.counters import CountersBlock, create_counters_file
 
 NAME = "supervisor"
@@ -52,14 +51,11 @@ LIMITS_LEARNED = "limits_learned"  # counted by the workers, which keep them whe
 TOTALS = ("records_received", "rows_committed", "records_published", "records_quarantined")
 
 
-class _StopAsked(Exception):
-    """SIGTERM came while we were waiting for orphans."""
-
-
 class Supervisor:
     """Runs *specs* until told to stop; build it in the composition root and call run() in the main thread.
 
-    prepare: called with the directory locked and no child running: create or check ring files there.
+    prepare: called with the directory locked and no child running: create or check ring files there. It gets what it
+        sleeps with, which a stop ends.
     reload: reads the settings again on SIGHUP; respec: the same processes for other settings, called for a reload and
     when a worker has learned a limit. ConfigError from either: everything stays as it is. Children whose part changes
     are told (`Child.on_reload`), and those started later get the new one. chore: done before the first child starts.
@@ -73,7 +69,7 @@ class Supervisor:
         config: Config,
         data_dir: Path,
         counters_path: Path,
-        prepare: Callable[[], None] | None = None,
+        prepare: Callable[[Callable[[float], None]], None] | None = None,
         reload: Callable[[], Config] | None = None,
         respec: Respec | None = None,
         chore: ChoreSpec | None = None,
@@ -92,13 +88,13 @@ class Supervisor:
         self._booted = booted
         self._clock_ns = clock_ns
         self._log = log.get()
-        self._lock = DirectoryLock(self._run_dir, sleep=self._sleep_unless_stopped)
+        self._signals = Signals(HANDLED_SIGNALS)
+        self._lock = DirectoryLock(self._run_dir, sleep=self._signals.sleep)
         self._records = RunRecords(self._run_dir)
         self._stages = drain.stages((spec.drain_order for spec in specs), config.supervision.grace_s)
         self._budget = RestartBudget(config.supervision.restarts_per_hour)
         self._managed: list[Managed] = []
         self._wake_fds: dict[str, int] = {}
-        self._signals: deque[int] = deque()
         self._poll = select.poll()
         self._now_ns = 0
         self._judged_ns = 0
@@ -118,28 +114,22 @@ class Supervisor:
         """Supervise until SIGTERM or SIGINT, or until it makes no sense any more; return the exit code."""
         setproctitle.setproctitle(f"sise: {NAME}")
         log.configure(self._config.log.level, self._config.log.format, role=NAME, pid=os.getpid())
-        read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._poll.register(read_fd, select.POLLIN)
-        handlers = {number: signal.signal(number, self._on_signal) for number in HANDLED_SIGNALS}
-        wakeup_fd = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         try:
-            if self._boot():
-                self._loop(read_fd)
-                self._report_end()
-                self._alerts.close()
+            with self._signals:
+                self._poll.register(self._signals.fd, select.POLLIN)
+                if self._boot():
+                    self._loop()
+                    self._report_end()
+                    self._alerts.close()
+        except StopAsked:
+            self._log.info("stopped_while_starting")
         finally:
-            signal.set_wakeup_fd(wakeup_fd)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            for fd in (read_fd, write_fd, *self._wake_fds.values()):
+            for fd in self._wake_fds.values():
                 os.close(fd)
             if self._chore is not None:
                 self._chore.stop()
             self._lock.close()
         return self._exit_code
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._signals.append(number)
 
     def _boot(self) -> bool:
         """Lock the directory, then make what the children share; False: cannot start, the exit code says why."""
@@ -150,11 +140,9 @@ class Supervisor:
             )
         except (Refused, OSError) as exc:
             return self._refuse(ExitCode.FAILED, "refused_to_start", exc)
-        except _StopAsked:
-            return False
         try:
             if self._prepare is not None:
-                self._prepare()
+                self._prepare(self._signals.sleep)
             create_counters_file(self._counters_path, 1 + max(spec.counters_block for spec in self._specs))
             self._counters = CountersBlock(self._counters_path, COUNTERS_BLOCK)
         except ConfigError as exc:
@@ -180,8 +168,8 @@ class Supervisor:
         self._records.write_pid(os.getpid())
         self._log.info("supervisor_started", data_dir=str(self._data_dir), processes=len(self._specs))
         if self._chore is not None:
-            with suppress(_StopAsked):  # the loop takes the signal
-                self._chore.first(self._config, sleep=self._sleep_unless_stopped)
+            with suppress(StopAsked):  # the loop takes the signal
+                self._chore.first(self._config, sleep=self._signals.sleep)
         return True
 
     def _refuse(self, code: ExitCode, event: str, exc: Exception) -> bool:
@@ -196,17 +184,11 @@ class Supervisor:
     def _on_orphans(self, names: list[str]) -> None:
         self._log.warning("waiting_for_orphans", orphans=names, at_most_s=self._config.supervision.grace_s)
 
-    def _sleep_unless_stopped(self, seconds: float) -> None:
-        """Sleep before the loop begins. Raises _StopAsked."""
-        self._poll.poll(seconds * 1000)
-        if {signal.SIGTERM, signal.SIGINT} & set(self._signals):
-            raise _StopAsked
-
-    def _loop(self, signal_fd: int) -> None:
+    def _loop(self) -> None:
         while self._stop_began_ns is None or any(managed.handle for managed in self._managed):
             self._now_ns = self._clock_ns()
             self._pulse.beat()
-            self._take_signals(signal_fd)
+            self._take_signals()
             self._reap()
             self._judge()
             self._kill()
@@ -227,12 +209,9 @@ class Supervisor:
 
     # ---- verb 1: take signals --------------------------------------------------------------------------
 
-    def _take_signals(self, signal_fd: int) -> None:
-        with suppress(BlockingIOError):
-            os.read(signal_fd, 4096)  # only a bell: the numbers are in the queue
-        while self._signals:
-            number = self._signals.popleft()
-            if number in (signal.SIGTERM, signal.SIGINT):
+    def _take_signals(self) -> None:
+        for number in self._signals.take():
+            if number in STOPPING:
                 self._begin_stop(signal.Signals(number).name)
             elif number == signal.SIGHUP:
                 self._reload()
@@ -320,18 +299,34 @@ class Supervisor:
         self._record_children()
         found = self._log.bind(child=name, child_pid=pid, exit=spawn.describe_exit(code), uptime_s=round(uptime_s, 1))
         if self._stop_began_ns is not None:
-            if code != ExitCode.OK and managed.spec.restart is Restart.ESSENTIAL:
+            managed.due_ns = None
+            if code == ExitCode.OK or managed.spec.restart is not Restart.ESSENTIAL:
+                found.info("child_stopped")
+            elif self._may_drain_again(managed, self._stop_began_ns):
+                managed.due_ns = self._now_ns
+                managed.drains_again, managed.is_asked_to_stop = True, False
+                found.warning("child_died", restart_in_s=0.0)
+            elif code == ExitCode.RING_REPLACED and managed.spec.drain_order == self._stages[0].order:
+                found.info("child_stopped")  # it has nothing to drain, and the next start makes its ring anew
+            else:
                 self._unclean.append(name)
                 found.warning("child_stopped_badly")
-            else:
-                found.info("child_stopped")
-            managed.due_ns = None
         elif code in BOOT_FAILURES and managed.starts == 1 and not has_run:
             found.critical("child_cannot_boot")
             self._alerts.send("CRITICAL", "process_cannot_boot", f"{name} cannot start: the daemon ends", subject=name)
             self._begin_stop(f"{name} cannot boot", code)
         else:
             self._schedule_restart(managed, found, code=code, has_run=has_run, uptime_s=uptime_s)
+
+    def _may_drain_again(self, managed: Managed, stop_began_ns: int) -> bool:
+        """Whether one that ended before its rings were empty has time left; once, and not if the daemon gives up."""
+        stage = self._stage_of(managed.spec)
+        in_time = self._now_ns < stop_began_ns + int(stage.ends_at_latest_s * SECOND_NS)
+        has_to_drain = stage.order > self._stages[0].order
+        return in_time and has_to_drain and not managed.drains_again and self._exit_code == ExitCode.OK
+
+    def _stage_of(self, spec: ProcessSpec) -> drain.Stage:
+        return next(stage for stage in self._stages if stage.order == spec.drain_order)
 
     def _schedule_restart(
         self, managed: Managed, found: Any, *, code: int, has_run: bool, uptime_s: float
@@ -439,7 +434,6 @@ class Supervisor:
         self._log.info("child_started", child=spec.name, child_pid=managed.handle.pid, start=managed.starts)
 
     def _assignment(self, spec: ProcessSpec) -> Assignment:
-        stage = next(stage for stage in self._stages if stage.order == spec.drain_order)
         return Assignment(
             name=spec.name,
             role=spec.role,
@@ -451,7 +445,7 @@ class Supervisor:
             processes={NAME: COUNTERS_BLOCK, **{each.name: each.counters_block for each in self._specs}},
             wake_fds={wake: self._wake_fds[wake] for wake in spec.wakes},
             lock_fd=self._lock.fd,
-            drain_s=stage.guaranteed_s * (1.0 - drain.MARGIN),
+            drain_s=self._stage_of(spec).guaranteed_s * (1.0 - drain.MARGIN),
             config=self._config,
             payload=spec.payload,
         )

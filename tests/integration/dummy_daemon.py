@@ -6,13 +6,16 @@ A child writes what happens to it as lines in `DATA_DIR/events/NAME`, and behave
 
 import asyncio
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from daemon import config as settings
+from daemon import log
 from daemon.errors import ConfigError, RingError
 from daemon.shard_plan import PlannedConnection, PlannedSubscription, WorkerPlan
 from daemon.supervision import process
@@ -29,6 +32,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     hangs_if: str = ""  # while this file exists
     drains_until: str = ""  # after SIGTERM, until this file exists or drain_s is over
     ignores_stop: bool = False
+    exit_code: int = 0  # when it has drained
     uses_asyncio: bool = False
     rings: str = ""  # the eventfd of this consumer, when it begins to run
     adds: dict[str, int] = {}  # to the counters, each time it starts to run
@@ -55,6 +59,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[Dummy, ...]
     supervision: settings.Supervision
     chore: str = ""  # Python code
+    waits: bool = False  # before it starts anything, without end
 
 
 def note(child: Child, event: str) -> None:
@@ -95,7 +100,7 @@ def run(child: Child) -> int | None:
         if (child.data_dir / behaviour.drains_until).exists():
             break
     note(child, "drained_orphaned" if child.orphaned else "drained")
-    return None
+    return behaviour.exit_code
 
 
 def _wait_for_stop(child: Child, behaviour: Behaviour) -> None:
@@ -130,6 +135,12 @@ async def _wait_in_loop(child: Child, behaviour: Behaviour) -> None:
 
 def supervise(data_dir: Path, plan: Plan) -> int:
     """The supervisor, in this process."""
+
+    def wait(sleep: Callable[[float], None]) -> None:
+        while True:  # as for the owner of a database: somebody is asked, who ends
+            subprocess.run(["true"], check=True)
+            log.get().info("waiting")
+            sleep(1.0)
 
     def respec(_config: settings.Config) -> tuple[ProcessSpec, ...]:
         if (data_dir / "too_many").exists():
@@ -172,6 +183,7 @@ def supervise(data_dir: Path, plan: Plan) -> int:
         config=config,
         data_dir=data_dir,
         counters_path=data_dir / "counters",
+        prepare=wait if plan.waits else None,
         reload=reload,
         respec=respec,
         chore=ChoreSpec("chore", (sys.executable, "-c", plan.chore), lambda _config: b"told") if plan.chore else None,

@@ -105,8 +105,8 @@ def dummies(tmp_path: Path) -> Iterator[Start]:
     data_dir = tmp_path / "data"
     data_dir.mkdir()
 
-    def make(*processes: Dummy, supervision: Supervision = QUICK, chore: str = "") -> Daemon:
-        daemons.append(Daemon(data_dir, Plan(processes=processes, supervision=supervision, chore=chore)))
+    def make(*processes: Dummy, supervision: Supervision = QUICK, chore: str = "", waits: bool = False) -> Daemon:
+        daemons.append(Daemon(data_dir, Plan(processes=processes, supervision=supervision, chore=chore, waits=waits)))
         return daemons[-1]
 
     try:

@@ -253,7 +253,7 @@ def test_memory_and_connections_do_not_grow_with_the_number_of_looks(look: Look)
 @pytest.mark.timeout(900)
 @pytest.mark.requirement("LEAK-01")
 def test_memory_does_not_grow_within_a_thousand_looks(look: Look) -> None:
-    _grows(look, looks=1000, warm_up=100)
+    _grows(look, looks=1000, warm_up=500)
 
 
 def _grows(look: Look, *, looks: int, warm_up: int) -> None:

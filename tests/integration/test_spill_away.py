@@ -27,7 +27,7 @@ from tests.integration.writer_rig import (
     stored,
     wait_until,
 )
-from tests.reference.packed_records import Book, Trade
+from tests.reference.packed_records import Trade
 
 __all__ = ["make_rings"]  # the fixture
 
@@ -101,7 +101,7 @@ def test_a_file_lost_before_anything_of_a_stream_was_stored_is_a_gap_of_that_str
     began = datetime.now(UTC)
     with RunningWriter(rings, settings_for(server.dsn)) as running:
         for spilled in (300, 600):
-            rings.fill(300, mixture=[Trade(symbol=b"000660"), Book(symbol=b"000660")])
+            rings.fill(300, mixture=[Trade(symbol=b"000660")])
             wait_until(lambda: rings.counters.get("records_spilled") == spilled)  # noqa: B023
         assert running.stop() is True
     spilled_files(rings)[0].unlink()

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from daemon.config import Database as DatabaseSettings
 from daemon.sinks import spill_ledger
+from daemon.sinks.database import Database
 from daemon.sinks.segment import Header, Range
 from daemon.sinks.spill_ledger import (
     Cursors,
@@ -306,10 +309,11 @@ INSERT INTO market_ticks (time, symbol, price, volume, market, venue, recv_time,
 VALUES (%(at)s, 'A', 1, 1, 'kr', 'kis', %(at)s, 0, 0, 1)"""
 
 
-@pytest.fixture
-def newest(connection: psycopg.Connection[Any]) -> datetime:
-    """When the newest row of ring 0 that is stored was received."""
-    found = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30)
+@pytest.fixture(params=[0.5, 8.0], ids=["half an hour", "8 hours"])
+def newest(connection: psycopg.Connection[Any], request: pytest.FixtureRequest) -> datetime:
+    """When the newest row of ring 0 that is stored was received, and its cursor moved."""
+    found = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=request.param)
+    connection.execute("UPDATE ingest_cursor SET updated_at = %s WHERE ring = 0", [found])
     connection.execute(ADD_TICK, {"at": found})
     return found
 
@@ -346,6 +350,10 @@ def test_records_that_no_file_has_are_a_gap_from_the_newest_record_before_to_the
 
     assert claim.missing == 3 + 2
     assert gaps(connection, newest) == [(0, 10), (22, 30)]
+    connection.execute("DELETE FROM feed_gaps")
+    later = RegisterClaim([spilled(newest, 20, 21, 40, 41)], StreamGaps(), claim.reached)
+    assert later.take(connection)
+    assert gaps(connection, newest) == [(31, 40)]
 
 
 @pytest.mark.requirement("DLP-01", "F43")
@@ -363,13 +371,13 @@ def test_a_batch_of_damaged_records_does_not_make_a_gap_begin_earlier(
 
 
 @pytest.mark.requirement("DLP-01", "F43")
-def test_what_is_missing_before_two_files_while_nothing_was_stored_is_one_gap_up_to_the_second(
+def test_what_is_missing_before_two_files_that_are_registered_apart_is_a_gap_each(
     connection: psycopg.Connection[Any], newest: datetime
 ) -> None:
     register(connection, spilled(newest, 3, 10, 10, 20))
     register(connection, spilled(newest, 12, 13, 30, 31))
 
-    assert gaps(connection, newest) == [(0, 30)]
+    assert gaps(connection, newest) == [(0, 10), (10, 30)]  # the cursor is where the first file ends
 
 
 @pytest.mark.requirement("DLP-01", "F43")
@@ -382,3 +390,33 @@ def test_a_gap_whose_end_no_record_tells_lasts_until_now(
     ((started, ended),) = gaps(connection, newest)
     assert started == 0
     assert ended > timedelta(minutes=29).total_seconds()
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+@pytest.mark.parametrize("new_epoch", [EPOCHS[0], EPOCHS[0] + 1], ids=["the ring goes on", "the ring is lost too"])
+def test_what_is_lost_behind_files_that_were_registered_late_is_a_gap_since_the_last_of_them(
+    connection: psycopg.Connection[Any], newest: datetime, postgres_dsn: str, new_epoch: int
+) -> None:
+    """Not since the registration, which may be hours after what is lost: that would be no gap at all."""
+    connection.execute("DELETE FROM ingest_cursor WHERE ring = 1")
+    register(connection, spilled(newest, 0, 10, 10, 20), spilled(newest, 10, 20, 21, 30))
+    with closing(Database(DatabaseSettings(dsn=postgres_dsn, retention_days=0))) as database:
+        database.start_cursors({(0, new_epoch): EPOCHS[0]})
+        if new_epoch == EPOCHS[0]:
+            database.add_lapped_gaps((0, new_epoch))
+
+    ((started, ended),) = gaps(connection, newest)
+    assert started == 21
+    assert ended > timedelta(minutes=29).total_seconds()
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_a_file_one_of_whose_rings_had_no_whole_record_is_lost_in_the_time_of_the_others(
+    connection: psycopg.Connection[Any], newest: datetime
+) -> None:
+    two = (*spilled(newest, 0, 10, 10, 20).ranges, replace(range_of(1, 0, 5), first_recv_ns=0, last_recv_ns=0))
+    header = header_of(*two)
+    register(connection, header)
+    LostBatches(set(), [header.batch], StreamGaps()).take(connection)
+
+    assert gaps(connection, newest) == [(10, 20)]

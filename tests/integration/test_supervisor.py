@@ -13,6 +13,7 @@ import pytest
 from daemon.config import Supervision
 from daemon.rings import prepare_rings, ring_path
 from daemon.supervision.directory_lock import ChildEntry
+from daemon.supervision.process import ExitCode
 from native_pipeline.ring_writer import RingWriter
 from tests.integration.dummy_harness import (
     MONITOR,
@@ -175,6 +176,36 @@ def test_a_process_that_does_not_stop_is_killed_within_the_grace_period_and_the_
     assert not is_alive(pid)
     assert daemon.events("monitor")[-1][0] == "drained"
     assert daemon.log()[-1]["event"] == "Shutdown After Failure"
+    assert daemon.log()[-1]["unclean"] == ["writer"]
+
+
+@pytest.mark.requirement("GS-01", "F28", "F31")
+def test_one_that_dies_while_it_drains_is_started_once_more_and_the_stop_is_clean(start: Start) -> None:
+    daemon = start(WORKER, behaving(WRITER, drains_until="done"), MONITOR)
+    pids = [daemon.wait_running(name) for name in ("worker-0", "writer", "monitor")]
+    daemon.process.terminate()
+    wait_for(lambda: "asked_to_stop" in [event for event, _, _ in daemon.events("writer")], "the writer to drain")
+    os.kill(pids[1], signal.SIGKILL)
+    wait_for(lambda: [event for event, _, _ in daemon.events("writer")].count("asked_to_stop") == 2, "the next one")
+    (daemon.data_dir / "done").touch()
+
+    assert daemon.process.wait(PATIENCE_S) == 0
+    assert len(daemon.lives("writer")) == 2
+    assert daemon.events("writer")[-1][0] == "drained"
+    assert daemon.events("writer")[-1][2] < daemon.events("monitor")[-1][2]
+    assert daemon.log()[-1]["event"] == "Graceful Shutdown Complete"
+
+
+@pytest.mark.requirement("GS-01", "F43")
+def test_a_ring_that_was_replaced_just_then_spoils_the_stop_of_no_worker_and_a_writer_tries_once(start: Start) -> None:
+    replaced = int(ExitCode.RING_REPLACED)
+    daemon = start(behaving(WORKER, exit_code=replaced), behaving(WRITER, exit_code=replaced), MONITOR)
+    for name in ("worker-0", "writer", "monitor"):
+        daemon.wait_running(name)
+
+    assert daemon.stop() == 1
+
+    assert (len(daemon.lives("worker-0")), len(daemon.lives("writer"))) == (1, 2)
     assert daemon.log()[-1]["unclean"] == ["writer"]
 
 
@@ -584,6 +615,20 @@ def test_a_chore_that_fails_or_hangs_holds_nothing_up_for_long(start: Start) -> 
     assert (failed["level"], failed["error"]) == ("warning", "exit code 3")
     assert hanging.stop() == 0
     assert "chore_done" not in hanging.log_text()
+
+
+@pytest.mark.requirement("GS-01", "F31")
+def test_a_start_that_waits_is_stopped_at_once_and_asks_no_faster_because_children_end(start: Start) -> None:
+    daemon = start(WORKER, waits=True)
+    daemon.wait_logged("waiting")
+    began = time.monotonic()
+    wait_for(lambda: daemon.log_text().count('"waiting"') >= 3, "two more rounds")
+    took_s = time.monotonic() - began
+
+    assert daemon.stop() == 0
+    assert took_s > 1.0
+    assert daemon.log()[-1]["event"] == "stopped_while_starting"
+    assert daemon.events("worker-0") == []
 
 
 # ---- secrets ---------------------------------------------------------------------------------------------------

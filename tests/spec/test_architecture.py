@@ -30,7 +30,8 @@ PURE_TOGETHER = {
     "request_queue": ("subscription_states", "correspondence"),
 }
 PURE_MAY_IMPORT = {
-    "__future__", "array", "bisect", "collections.abc", "enum", "typing", "msgspec", "daemon.errors", "daemon.ingest.venues.venue",
+    "__future__", "array", "bisect", "collections.abc", "enum", "typing", "msgspec",
+    "daemon.errors", "daemon.ingest.venues.venue",
 }  # fmt: skip
 
 

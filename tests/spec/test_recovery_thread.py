@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from daemon.sinks.put_aside import Aside
-from daemon.sinks.recovery import LiveLoad, Pass, RecoveryThread, WaitingAlerts
+from daemon.sinks.recovery import Pass
+from daemon.sinks.recovery_thread import LiveLoad, RecoveryThread, WaitingAlerts
 
 PATIENCE_S = 30.0
 

@@ -18,7 +18,8 @@ from daemon.sinks.host import Host
 from daemon.sinks.outage import SpillParts
 from daemon.sinks.owner import OwnedByAnother
 from daemon.sinks.put_aside import Aside
-from daemon.sinks.recovery import LiveLoad, RecoveryThread, Registrar, Replayer
+from daemon.sinks.recovery import Registrar, Replayer
+from daemon.sinks.recovery_thread import LiveLoad, RecoveryThread
 from daemon.sinks.segment import Header, Range
 from daemon.sinks.spill import CannotSpill, SpillDirectory, SpillFile
 from daemon.sinks.spiller import Spiller, Taken
