@@ -85,6 +85,16 @@ def require_in_place(ring: RingFile) -> None:
         raise RingReplaced(f"{ring.path}: the file was deleted, replaced or cut while it is in use")
 
 
+def look_for_new_rings(paths: Sequence[Path], readers: Sequence[RingReader]) -> None:
+    """Raise RingReplaced if there is a ring beside *paths*, or instead of one of which *readers* have read all."""
+    for directory in {path.parent for path in paths}:
+        for path in set(directory.glob(f"worker-*{SUFFIX}")).difference(paths):
+            raise RingReplaced(f"{path}: is a new ring, to be read from now on")
+    for reader in readers:
+        if not reader.is_in_place and (reader.is_cut or reader.lag_bytes == 0):
+            require_in_place(reader)
+
+
 def noticing_new_rings(
     wait: Callable[[float], object],
     paths: Sequence[Path],
@@ -104,12 +114,7 @@ def noticing_new_rings(
         result = wait(seconds)
         if clock_s() >= due_s:
             due_s = clock_s() + LOOK_INTERVAL_S
-            for directory in {path.parent for path in paths}:
-                for path in set(directory.glob(f"worker-*{SUFFIX}")).difference(paths):
-                    raise RingReplaced(f"{path}: is a new ring, to be read from now on")
-            for reader in readers:
-                if not reader.is_in_place and (reader.is_cut or reader.lag_bytes == 0):
-                    require_in_place(reader)
+            look_for_new_rings(paths, readers)
         return result
 
     return watched

@@ -22,7 +22,7 @@ from daemon import failpoints, log
 from daemon.config import Redis as RedisSettings
 from daemon.identity import RENEW_S, Owner, owner_of
 from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
-from daemon.rings import noticing_new_rings, ring_paths
+from daemon.rings import look_for_new_rings, noticing_new_rings, ring_paths
 from daemon.sinks.background import BackgroundThread
 from daemon.sinks.host import Clock, DrainDeadline, Host, host_of
 from daemon.sinks.publish_losses import PublishLosses
@@ -413,7 +413,9 @@ def run(
             host=dataclasses.replace(host, wait=noticing_new_rings(host.wait, paths, readers)),
             journal=journal,
         )
-        return publisher.run()
+        is_drained = publisher.run()
+        look_for_new_rings(paths, readers)  # made since the last look: the supervisor has time for that one too
+        return is_drained
 
 
 def main(child: process.Child) -> None:

@@ -13,7 +13,7 @@ from daemon.config import Database as DatabaseSettings
 from daemon.config import Spill as SpillSettings
 from daemon.identity import Owner, owner_of
 from daemon.planning import planned_streams
-from daemon.rings import noticing_new_rings, ring_paths
+from daemon.rings import look_for_new_rings, noticing_new_rings, ring_paths
 from daemon.sinks.database import Database
 from daemon.sinks.host import Host, before_each, host_of
 from daemon.sinks.isolation import new_batch
@@ -82,7 +82,9 @@ def run(
             counters=counters,
             host=dataclasses.replace(host, wait=noticing_new_rings(host.wait, ring_paths, readers)),
         )
-        return writer.run()
+        is_drained = writer.run()
+        look_for_new_rings(ring_paths, readers)  # made since the last look: the supervisor has time for that one too
+        return is_drained
 
 
 def main(child: process.Child) -> None:

@@ -78,6 +78,23 @@ def test_a_ring_file_broken_under_a_running_daemon_is_made_again_and_read_from_t
             assert verdict.lost == 0, f"{verdict}\n{rig.tail()}"
 
 
+@pytest.mark.requirement("F43", "F31", "GS-01")
+def test_a_stop_right_behind_a_deleted_ring_file_leaves_nothing_in_the_new_one_and_notes_the_gap(rig: Rig) -> None:
+    with running(rig, rate=RATE):
+        rig.wait_received(1_000)
+        wait_for(lambda: rig.total("rows_committed") >= 100, f"rows: {rig.tail()}")
+        delete(ring_path(rig.data_dir, 0))
+        wait_for(lambda: rig.events("ring_file_gone"), f"a new ring: {rig.tail()}")  # the writer looks once a second
+
+        assert rig.stop_daemon() == 0, rig.tail()
+
+        assert rig.events("Graceful Shutdown Complete")[-1]["remaining_in_rings"] == 0
+        with psycopg.connect(rig.postgres.dsn) as connection:
+            query = "SELECT DISTINCT source FROM feed_gaps WHERE reason = 'ring lost'"
+            assert connection.execute(query).fetchall() == [(0,)]
+        rig.stop_simulator()
+
+
 @pytest.mark.requirement("F43", "F37")
 def test_a_ring_file_deleted_or_cut_while_nothing_runs_does_not_stop_the_next_start(rig: Rig) -> None:
     with running(rig, rate=RATE):

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from daemon.embedded import EmbeddedPostgres
+from daemon.errors import RingReplaced
+from native_pipeline.ring_creation import create_ring
 from tests.integration import writer_rig
 from tests.integration.cutting_proxy import Cut, CuttingProxy
 from tests.integration.writer_rig import (
@@ -233,3 +235,21 @@ def test_a_server_that_is_away_at_the_start_is_waited_for(
         server.start()
         wait_until(lambda: rings.counters.get("rows_committed") == 10)
         assert rings.counters.get("database_connected") == 1
+
+
+@pytest.mark.requirement("F43", "F31", "GS-01")
+@pytest.mark.parametrize("is_beside", [True, False], ids=["a ring more", "a ring instead"])
+def test_a_writer_does_not_call_the_rings_drained_while_there_is_one_that_it_has_not_opened(
+    make_rings: Callable[..., Rings], postgres_dsn: str, *, is_beside: bool
+) -> None:
+    """Whatever it has seen until then: it looks once a second only."""
+    rings = make_rings()
+    rings.fill(10)
+    with RunningWriter(rings, settings_for(postgres_dsn)) as running:
+        wait_until(lambda: stored(postgres_dsn)[0] == 10)
+        if not is_beside:
+            rings.paths[0].unlink()
+        create_ring(rings.directory / f"worker-{int(is_beside)}.ring", ring=int(is_beside), capacity_bytes=1 << 20)
+        running.stop()
+
+    assert isinstance(running.error, RingReplaced)
