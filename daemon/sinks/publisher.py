@@ -402,7 +402,12 @@ def run(
     )
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(contextlib.closing(LossyReader(path, CONSUMER))) for path in paths]
-        journal = None if journal_path is None else stack.enter_context(Journal(journal_path))
+        journal = None
+        try:
+            if journal_path is not None:
+                journal = stack.enter_context(Journal(journal_path))
+        except OSError as exc:  # of a full or broken disk: messages go on
+            log.get().error("publisher_journal_unusable", path=str(journal_path), error=exc.strerror or str(exc))
         on_ready()
         publisher = Publisher(
             readers=readers,

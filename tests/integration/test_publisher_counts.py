@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from daemon import failpoints
+from daemon.config import Redis as RedisSettings
 from daemon.embedded import EmbeddedRedis
+from daemon.sinks.publisher import run
 from daemon.sinks.publisher_journal import SLOT_BYTES, Journal, Span, State, lost_with
 from tests.integration.publisher_rig import Rig, Subscriber, counted, counted_by_minute, wait_until
 from tests.reference.packed_records import Book, Record, Trade
@@ -308,3 +311,18 @@ def test_a_batch_that_was_not_published_is_read_again_and_tells_what_was_given_u
 
     assert lost_with(state, 0, 7, 0) == (span(0, 20, a=20), 0)
     assert lost_with(state, 0, 7, 30) == (None, 0)
+
+
+@pytest.mark.requirement("F39")
+def test_a_journal_that_cannot_be_kept_holds_no_message_up(rig: Rig, redis_url: str) -> None:
+    rig.put(*[Trade() for _ in range(5)])
+    rig.stop.set()
+    unusable = rig.directory / "journal"
+    unusable.mkdir()  # as good as a full disk: opening the file is an OSError
+
+    with capture_logs() as logs:
+        settings = RedisSettings(url=redis_url)
+        assert run(settings, [rig.ring_path], rig.counters, rig.host(), on_ready=lambda: None, journal_path=unusable)
+
+    assert counted(redis_url) == {"ticker.kr": 5}
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["publisher_journal_unusable"]
