@@ -4,8 +4,8 @@ make of it. Pure; `reconcile_thread` asks the servers.
 Each look compares the minutes that have settled since the last one. Those that were found equal are read again by a
 cheap digest (`reconcile_sweep`), because rows can be removed or doubled later, and compared again if it has changed; of
 those without a digest a few of the last hour are compared again in each look. A difference is believed when a second
-look finds it too. While something is on its way (in the rings, in
-spill files) or a server is away, the minutes concerned wait, and it is said why.
+look finds it too. While something is on its way (in the rings, in spill files) or a server is away, the minutes
+concerned wait, and it is said why.
 """
 
 import time
