@@ -26,6 +26,14 @@ from tests.reference.packed_records import Ledger, append
 make_rings = writer_rig.make_rings
 
 
+def lose_ring(rings: Rings) -> None:
+    """Ring 0 is an empty file from now on."""
+    rings.producers[0].close()
+    rings.paths[0].unlink()
+    create_ring(rings.paths[0], ring=0, capacity_bytes=1 << 20)
+    rings.producers[0] = RingWriter(rings.paths[0], wake_fds={"writer": rings.wake_fd})
+
+
 def test_a_writer_that_was_overtaken_by_another_is_fenced(make_rings: Callable[..., Rings], postgres_dsn: str) -> None:
     rings = make_rings()
 
@@ -96,10 +104,7 @@ def test_a_ring_that_was_replaced_is_a_gap_of_each_of_its_streams(
     newest, old_epoch = rings.producers[0].last_seq, rings.producers[0].epoch
     assert "ring_lost" not in "".join(capsys.readouterr())
 
-    rings.producers[0].close()
-    rings.paths[0].unlink()
-    create_ring(rings.paths[0], ring=0, capacity_bytes=1 << 20)
-    rings.producers[0] = RingWriter(rings.paths[0], wake_fds={"writer": rings.wake_fd})
+    lose_ring(rings)
     rings.fill(10)
     for _ in range(2):
         drain(rings, postgres_dsn)
@@ -119,10 +124,7 @@ def test_a_ring_that_is_lost_before_its_first_checkpoint_is_a_gap_of_the_streams
     rings.fill(50, mixture=MIXTURE)
     drain(rings, postgres_dsn)
 
-    rings.producers[0].close()
-    rings.paths[0].unlink()
-    create_ring(rings.paths[0], ring=0, capacity_bytes=1 << 20)
-    rings.producers[0] = RingWriter(rings.paths[0], wake_fds={"writer": rings.wake_fd})
+    lose_ring(rings)
     drain(rings, postgres_dsn)
 
     gaps = "SELECT venue, market, symbol, kind FROM feed_gaps WHERE reason = 'ring lost' ORDER BY 3, 4"
@@ -138,10 +140,7 @@ def test_a_ring_that_is_lost_before_anything_was_stored_is_a_gap_of_the_streams_
     rings.planned = [("kis", "kr", "005930", "trade"), ("kis", "kr", "005930", "event")]
     made = datetime.fromtimestamp(rings.producers[0].epoch // 1_000_000, UTC)
     drain(rings, postgres_dsn)
-    rings.producers[0].close()
-    rings.paths[0].unlink()
-    create_ring(rings.paths[0], ring=0, capacity_bytes=1 << 20)
-    rings.producers[0] = RingWriter(rings.paths[0], wake_fds={"writer": rings.wake_fd})
+    lose_ring(rings)
     drain(rings, postgres_dsn)
 
     gaps = "SELECT venue, market, symbol, kind, date_trunc('second', started) FROM feed_gaps ORDER BY 4"
