@@ -7,6 +7,7 @@ that has its history. Without the file everything is planned from scratch; delet
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,13 +46,23 @@ def read_plan(data_dir: Path) -> KeptPlan | None:
 
 def planned_streams(data_dir: Path, worker: int) -> set[tuple[str, str, str, str]]:
     """Return (venue, market, symbol, kind of its rows) of what *worker* collects by the plan that is kept."""
+    try:
+        found = (data_dir / PLAN_FILE).stat()
+    except OSError:
+        return set()
+    return _streams_of_workers(data_dir, found.st_ino, found.st_mtime_ns).get(worker, set())
+
+
+@lru_cache(maxsize=1)  # asked for each of many lost files
+def _streams_of_workers(data_dir: Path, *_version: int) -> dict[int, set[tuple[str, str, str, str]]]:
     kept = read_plan(data_dir)
     return {
-        (connection.venue, subscription.market, subscription.symbol, subscription.data())
+        plan.worker: {
+            (connection.venue, subscription.market, subscription.symbol, subscription.data())
+            for connection in plan.connections
+            for subscription in connection.subscriptions
+        }
         for plan in (kept.plan.workers if kept else ())
-        if plan.worker == worker
-        for connection in plan.connections
-        for subscription in connection.subscriptions
     }
 
 

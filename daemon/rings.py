@@ -26,7 +26,12 @@ def ring_path(data_dir: Path, worker: int) -> Path:
 
 def ring_paths(data_dir: Path) -> list[Path]:
     """Return every ring, also those of workers that the present settings no longer have: they may hold data."""
-    return sorted((data_dir / RINGS_DIR).glob(f"worker-*{SUFFIX}"), key=lambda path: int(path.stem.split("-")[1]))
+    return rings_in(data_dir / RINGS_DIR)
+
+
+def rings_in(rings_dir: Path) -> list[Path]:
+    """Return every ring in *rings_dir*, in the order of their workers."""
+    return sorted(rings_dir.glob(f"worker-*{SUFFIX}"), key=lambda path: int(path.stem.split("-")[1]))
 
 
 def missing_bytes(data_dir: Path, *, workers: int, capacity_mb: int) -> int:
@@ -85,11 +90,10 @@ def require_in_place(ring: RingFile) -> None:
         raise RingReplaced(f"{ring.path}: the file was deleted, replaced or cut while it is in use")
 
 
-def look_for_new_rings(paths: Sequence[Path], readers: Sequence[RingReader]) -> None:
-    """Raise RingReplaced if there is a ring beside *paths*, or instead of one of which *readers* have read all."""
-    for directory in {path.parent for path in paths}:
-        for path in set(directory.glob(f"worker-*{SUFFIX}")).difference(paths):
-            raise RingReplaced(f"{path}: is a new ring, to be read from now on")
+def look_for_new_rings(rings_dir: Path, readers: Sequence[RingReader]) -> None:
+    """Raise RingReplaced if *rings_dir* has one that *readers* do not read, or for one that is read to its end."""
+    for path in set(rings_in(rings_dir)) - {Path(reader.path) for reader in readers}:
+        raise RingReplaced(f"{path}: is a new ring, to be read from now on")
     for reader in readers:
         if not reader.is_in_place and (reader.is_cut or reader.lag_bytes == 0):
             require_in_place(reader)
@@ -97,12 +101,12 @@ def look_for_new_rings(paths: Sequence[Path], readers: Sequence[RingReader]) -> 
 
 def noticing_new_rings(
     wait: Callable[[float], object],
-    paths: Sequence[Path],
+    rings_dir: Path,
     readers: Sequence[RingReader],
     *,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Callable[[float], object]:
-    """Return *wait* for a sink that reads *readers* of *paths*, with a look at the files each second.
+    """Return *wait* for a sink that reads *readers*, with a look at the files of *rings_dir* each second.
 
     It raises RingReplaced when a worker has made a new ring, and nothing is left to read in the one that it replaces: a
     sink that starts again opens the new one.
@@ -114,7 +118,7 @@ def noticing_new_rings(
         result = wait(seconds)
         if clock_s() >= due_s:
             due_s = clock_s() + LOOK_INTERVAL_S
-            look_for_new_rings(paths, readers)
+            look_for_new_rings(rings_dir, readers)
         return result
 
     return watched

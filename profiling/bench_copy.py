@@ -96,7 +96,9 @@ def run_writer(ring: Path, dsn: str, counters: CountersBlock) -> float:
     settings = DatabaseSettings(dsn=dsn)
     host = Host(wait=lambda _s: None, beat=lambda: None, stopping=lambda: True, drain_s=600.0)
     before = time.process_time()
-    assert run(settings, [ring], counters, host, on_ready=lambda: None, spill_directory=ring.parent / "failed_batches")
+    assert run(
+        settings, ring.parent, counters, host, on_ready=lambda: None, spill_directory=ring.parent / "failed_batches"
+    )
     return time.process_time() - before
 
 
@@ -120,7 +122,7 @@ def measure(kind: int, rows: int, repeats: int, directory: Path) -> dict[str, An
         counters = CountersBlock(str(directory / "counters"), 0)
         counters.take("writer")
         for repeat in range(repeats + 1):  # the first pair warms up
-            ring = directory / f"{table}-{repeat}.ring"
+            ring = directory / "worker-0.ring"
             total = fill(ring, kind, rows)
             make_file(ring, table, rows, copy_file)
 

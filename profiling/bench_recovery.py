@@ -129,7 +129,7 @@ def write(directory: Path, dsn: str) -> None:
     )
     settings = DatabaseSettings(dsn=dsn)
     is_drained = writer_process.run(
-        settings, [directory / RING], counters, host, on_ready=lambda: None, spill_directory=directory / DIRECTORY,
+        settings, directory, counters, host, on_ready=lambda: None, spill_directory=directory / DIRECTORY,
         spill=Spill(min_free_mb=0),
     )  # fmt: skip
     sys.exit(0 if is_drained else 1)

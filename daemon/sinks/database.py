@@ -70,12 +70,6 @@ UPDATE ingest_cursor AS cursor SET seq = advance.new, updated_at = now()
 FROM unnest(%s::int2[], %s::int8[], %s::int8[], %s::int8[]) AS advance (ring, epoch, old, new)
 WHERE cursor.ring = advance.ring AND cursor.epoch = advance.epoch AND cursor.seq = advance.old"""
 
-# An epoch is the microsecond of the ring's creation: what is lost before the first commit may be as old as that.
-START_CURSOR = """
-INSERT INTO ingest_cursor (ring, epoch, seq, updated_at)
-VALUES (%(ring)s, %(epoch)s, %(seq)s, least(now(), to_timestamp(%(epoch)s / 1e6))) ON CONFLICT DO NOTHING"""
-PREDECESSOR = """
-SELECT epoch, seq, updated_at FROM ingest_cursor WHERE ring = %s AND epoch < %s ORDER BY epoch DESC LIMIT 1"""
 Ring = tuple[int, int]  # number, epoch
 T = TypeVar("T")
 
@@ -175,8 +169,7 @@ class Database:
                 raise UnknownSchema(str(exc)) from exc
             with self._transaction(connection):
                 for ring, seq in first.items():
-                    if connection.execute(START_CURSOR, {"ring": ring[0], "epoch": ring[1], "seq": seq}).rowcount:
-                        self._note_replaced(connection, ring)
+                    self._gaps.start_cursor(connection, ring, seq)
             return _cursors(connection, first)
 
     def add_lapped_gaps(self, ring: Ring) -> None:
@@ -186,7 +179,7 @@ class Database:
             query = "SELECT seq, updated_at FROM ingest_cursor WHERE ring = %s AND epoch = %s"
             row = connection.execute(query, ring).fetchone()
             if row is not None:
-                self._add_gaps(connection, ring, row[0], row[1], "ring lapped")
+                self._gaps.add_from_cursor(connection, ring, row[0], row[1], "ring lapped")
 
     def store(self, batch: Batch, claim: Claim, *, lock_timeout: str = LOCK_TIMEOUT) -> None:
         """Store *batch* under *claim*; returns when that is so, also if an earlier attempt had done it.
@@ -317,22 +310,6 @@ class Database:
 
     def _discarding_on_failure(self, connection: Connection) -> "_Discarding":
         return _Discarding(self, connection)
-
-    def _note_replaced(self, connection: Connection, ring: Ring) -> None:
-        """Before the commit: twice in the log if that fails is better than never if only its answer is lost."""
-        number, epoch = ring
-        row = connection.execute(PREDECESSOR, ring).fetchone()
-        if row is None:
-            return
-        old_epoch, seq, updated_at = row
-        started = self._add_gaps(connection, (number, int(str(old_epoch))), seq, updated_at, "ring lost")
-        self._log.critical("ring_lost", ring=number, old_epoch=old_epoch, new_epoch=epoch, started=started.isoformat())
-
-    def _add_gaps(self, connection: Connection, ring: Ring, seq: object, updated_at: object, reason: str) -> datetime:
-        """Add a row for each stream of *ring*, from what its cursor is behind until now; return when they start."""
-        started = self._gaps.whole_until(connection, ring, seq, updated_at)
-        self._gaps.add(connection, ring[0], reason, updated_at=updated_at, started=started)
-        return started
 
 
 def _cut(connection: Connection) -> None:

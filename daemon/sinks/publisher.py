@@ -22,7 +22,7 @@ from daemon import failpoints, log
 from daemon.config import Redis as RedisSettings
 from daemon.identity import RENEW_S, Owner, owner_of
 from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
-from daemon.rings import look_for_new_rings, noticing_new_rings, ring_paths
+from daemon.rings import RINGS_DIR, look_for_new_rings, noticing_new_rings, rings_in
 from daemon.sinks.background import BackgroundThread
 from daemon.sinks.host import Clock, DrainDeadline, Host, host_of
 from daemon.sinks.publish_losses import PublishLosses
@@ -380,7 +380,7 @@ class Publisher:
 
 def run(
     settings: RedisSettings,
-    paths: Sequence[Path],
+    rings_dir: Path,
     counters: CountersBlock,
     host: Host,
     *,
@@ -388,7 +388,7 @@ def run(
     owner: Owner | None = None,
     journal_path: Path | None = None,
 ) -> bool:
-    """Be the publisher of the rings at *paths*; see `Publisher.run` for the result.
+    """Be the publisher of the rings in *rings_dir*; see `Publisher.run` for the result.
 
     on_ready is called when the rings are open: a Redis that is away is waited for, a broken ring is not.
     Raises RingError if a ring is not what it says or has a publisher already.
@@ -401,7 +401,7 @@ def run(
         stream_maxlen=settings.stream_maxlen,
     )
     with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(contextlib.closing(LossyReader(path, CONSUMER))) for path in paths]
+        readers = [stack.enter_context(contextlib.closing(LossyReader(path, CONSUMER))) for path in rings_in(rings_dir)]
         journal = None
         try:
             if journal_path is not None:
@@ -415,11 +415,12 @@ def run(
             link=RedisLink(settings, owner),
             settings=settings,
             counters=counters,
-            host=dataclasses.replace(host, wait=noticing_new_rings(host.wait, paths, readers)),
+            host=dataclasses.replace(host, wait=noticing_new_rings(host.wait, rings_dir, readers)),
             journal=journal,
         )
         is_drained = publisher.run()
-        look_for_new_rings(paths, readers)  # made since the last look: the supervisor has time for that one too
+        if is_drained:
+            look_for_new_rings(rings_dir, readers)  # since the last look: the supervisor has time for that one too
         return is_drained
 
 
@@ -429,7 +430,7 @@ def main(child: process.Child) -> None:
     owner = owner_of(child.data_dir, os.getppid())
     run(
         child.config.redis,
-        ring_paths(child.data_dir),
+        child.data_dir / RINGS_DIR,
         child.counters,
         host,
         on_ready=child.running,

@@ -7,7 +7,6 @@ stored once. Files go oldest first, and only after the commit that stored them.
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol
 
 import psycopg
@@ -28,6 +27,7 @@ from daemon.sinks.spill_ledger import (
     KnownBatches,
     LostBatches,
     NoRows,
+    Reached,
     RegisterClaim,
     RegisterPassed,
     SegmentClaim,
@@ -149,7 +149,7 @@ class Registrar:
                 raise Fenced(f"ingest_cursor: ring {ring} is at {seq}, which we never stored: another writer is active")
 
     def _register(self, files: Sequence[SpillFile]) -> None:
-        reached: dict[Ring, datetime] = {}
+        reached: dict[Ring, Reached] = {}
         for begin in range(0, len(files), REGISTERED_TOGETHER):
             group = files[begin : begin + REGISTERED_TOGETHER]
             claim = RegisterClaim([file.header for file in group], self._gaps, reached)

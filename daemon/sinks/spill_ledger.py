@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import psycopg
 
@@ -20,11 +20,12 @@ from daemon.sinks.stream_gaps import StreamGaps
 Connection = psycopg.Connection[tuple[object, ...]]
 Ring = tuple[int, int]  # number, epoch
 
+FOLLOWS = timedelta(seconds=10)  # between the records of two files, of which nothing lies between
 EPOCH = datetime.fromtimestamp(0, UTC)
 BATCH_IS_KNOWN = "SELECT stored_at IS NOT NULL FROM spilled_batches WHERE batch = %s"
-START_CURSOR = "INSERT INTO ingest_cursor (ring, epoch, seq) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
 LOCK_CURSOR = "SELECT seq, updated_at FROM ingest_cursor WHERE ring = %s AND epoch = %s FOR UPDATE"
-MOVE_CURSOR = "UPDATE ingest_cursor SET seq = %s, updated_at = now() WHERE ring = %s AND epoch = %s"
+# `updated_at` stays: what is behind such a batch was received hours before, and gaps begin by that time.
+MOVE_CURSOR = "UPDATE ingest_cursor SET seq = %s WHERE ring = %s AND epoch = %s"
 REGISTER = """
 INSERT INTO spilled_batches (batch, rings, epochs, after_seqs, through_seqs, records, first_recv, last_recv)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"""
@@ -48,20 +49,35 @@ class Known:
         return any(self.after_seqs.get((one.ring, one.epoch), 0) > one.after_seq for one in header.ranges)
 
 
+class Hole(NamedTuple):
+    """What a lost batch leaves: its rings and the time of its records."""
+
+    rings: list[int]
+    first: datetime
+    last: datetime
+
+
+class Reached(NamedTuple):
+    """How far a batch goes in one ring."""
+
+    seq: int
+    received: datetime  # its newest record
+
+
 class RegisterClaim:
     """Registers batches, oldest first, when its transaction begins; it takes no rows. For `Database.store`."""
 
     part: ClassVar[str] = "registration"
 
     def __init__(
-        self, headers: Sequence[Header], gaps: StreamGaps, reached: Mapping[Ring, datetime] | None = None
+        self, headers: Sequence[Header], gaps: StreamGaps, reached: Mapping[Ring, Reached] | None = None
     ) -> None:
-        """reached: receipt of the newest record of each ring in the batches registered before."""
+        """reached: how far the batches go that were registered before."""
         self._headers = headers
         self._gaps = gaps
         self._before = reached or {}
         self.missing = 0  # records between a cursor and the batch behind it, which no file has
-        self.reached: dict[Ring, datetime] = {}  # by these batches too
+        self.reached: dict[Ring, Reached] = {}  # by these batches too
 
     def take(self, connection: Connection) -> bool:
         """Register what is not registered yet."""
@@ -70,8 +86,7 @@ class RegisterClaim:
         for header in self._headers:
             self._register(connection, header)
             for one in header.ranges:
-                if one.last_recv_ns:
-                    self.reached[one.ring, one.epoch] = _moment(one.last_recv_ns)
+                self._note_reached((one.ring, one.epoch), one)
         return True
 
     def is_taken(self, connection: Connection) -> bool:
@@ -80,6 +95,13 @@ class RegisterClaim:
         return connection.execute(query, [[header.batch for header in self._headers]]).fetchone() == (
             len(self._headers),
         )
+
+    def _note_reached(self, ring: Ring, one: Range) -> None:
+        before = self.reached.get(ring)
+        if one.last_recv_ns:
+            self.reached[ring] = Reached(one.through_seq, _moment(one.last_recv_ns))
+        elif before is not None and before.seq == one.after_seq:
+            self.reached[ring] = Reached(one.through_seq, before.received)  # it holds no record that is whole
 
     def _register(self, connection: Connection, header: Header) -> None:
         after_seqs = [self._effective_after(connection, one) for one in header.ranges]
@@ -99,7 +121,7 @@ class RegisterClaim:
         Those up to it were committed before they were spilled, and the answer was lost; or the file could not be read
         for a time, and live batches went on without it. Which of the two, only the rows themselves can tell.
         """
-        connection.execute(START_CURSOR, [one.ring, one.epoch, one.after_seq])
+        self._gaps.start_cursor(connection, (one.ring, one.epoch), one.epoch - 1)  # an epoch is its first seq, too
         row = connection.execute(LOCK_CURSOR, [one.ring, one.epoch]).fetchone()
         assert row is not None
         cursor = int(str(row[0]))
@@ -117,7 +139,11 @@ class RegisterClaim:
             "records_missing_before_spill", ring=one.ring, epoch=one.epoch, after_seq=cursor, missing=missing
         )
         ring = one.ring, one.epoch
-        started = self.reached.get(ring) or self._gaps.whole_until(connection, ring, cursor, updated_at)
+        reached = self.reached.get(ring)
+        if reached is not None and reached.seq == cursor:
+            started = reached.received
+        else:
+            started = self._gaps.whole_until(connection, ring, cursor, updated_at)
         # The stream is whole again with the first record of this file, however long ago that was. A clock that went
         # backwards, or a batch without records, does not tell: until now, then.
         ended = _moment(one.first_recv_ns)
@@ -238,12 +264,14 @@ class LostBatches:
     def take(self, connection: Connection) -> bool:
         """Mark them, and note a gap of each stream that they may have had something of."""
         self.lost = []
+        holes: list[Hole] = []
         for batch in self._gone:
             row = connection.execute(MARK_LOST, [batch]).fetchone()
             if row is not None:
-                rings, records, first, last = row
-                self._gaps.add_lost(connection, rings, first, last)
-                self.lost.append((batch, int(str(records))))
+                self.lost.append((batch, int(str(row[1]))))
+                holes.append(_hole(row))
+        for hole in _joined(holes):
+            self._gaps.add_lost(connection, hole.rings, hole.first, hole.last)
         return True
 
     def is_taken(self, connection: Connection) -> bool:
@@ -280,6 +308,26 @@ class NoRows:
     def block(self, table: str, /) -> memoryview:
         """Never called."""
         raise KeyError(table)
+
+
+def _hole(row: tuple[object, ...]) -> Hole:
+    rings, _, first, last = row
+    assert isinstance(rings, list)
+    assert isinstance(first, datetime)
+    assert isinstance(last, datetime)
+    return Hole(sorted(set(rings)), first, last)
+
+
+def _joined(holes: Sequence[Hole]) -> list[Hole]:
+    """Return those of the same rings that follow each other as one: a directory that is lost is no thousand gaps."""
+    joined: list[Hole] = []
+    for hole in sorted(holes, key=lambda hole: (hole.rings, hole.first)):
+        before = joined[-1] if joined else None
+        if before is not None and before.rings == hole.rings and hole.first - before.last <= FOLLOWS:
+            joined[-1] = Hole(before.rings, before.first, max(before.last, hole.last))
+        else:
+            joined.append(hole)
+    return joined
 
 
 def _facts(header: Header, after_seqs: list[int]) -> list[object]:

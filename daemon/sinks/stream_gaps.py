@@ -10,21 +10,32 @@ from datetime import datetime
 
 import psycopg
 
+from daemon import log
 from daemon.sinks.schema import over_market_tables
 
 Connection = psycopg.Connection[tuple[object, ...]]
 Ring = tuple[int, int]  # number, epoch
 PlannedStream = tuple[str, str, str, str]  # venue, market, symbol, and its kind in the tables: trade, orderbook, event
 
+# A cursor that has not moved yet is as old as its ring, whose epoch is the microsecond of its creation: what is lost
+# before the first commit may be as old as that. Not older than the days that the ledger is looked through.
+START_CURSOR = """
+INSERT INTO ingest_cursor (ring, epoch, seq, updated_at)
+VALUES (%(ring)s, %(epoch)s, %(seq)s,
+    least(now(), greatest(now() - INTERVAL '3 days', to_timestamp(%(epoch)s / 1e6)))) ON CONFLICT DO NOTHING"""
+PREDECESSOR = """
+SELECT epoch, seq, updated_at FROM ingest_cursor WHERE ring = %s AND epoch < %s ORDER BY epoch DESC LIMIT 1"""
 # The searches are bounded, so that a start does not read years: a cursor is never older than its rows by more than the
 # time that a batch takes to get stored, and a symbol that was silent for days has nothing to miss.
 # An hour of a busy market is many millions of rows: the next stretch is only read where a shorter one has none.
 STRETCHES = ("10 seconds", "5 minutes", "1 hour")
 NEWEST_WITHIN = over_market_tables(
     "(SELECT max(newest) FROM ({union}) AS by_table (newest))",
-    "SELECT max(recv_time) FROM {table} WHERE source = %(ring)s AND recv_time >= %(updated_at)s - INTERVAL 'STRETCH'",
+    """
+SELECT max(recv_time) FROM {table} WHERE source = %(ring)s
+AND recv_time BETWEEN %(updated_at)s - INTERVAL 'STRETCH' AND %(updated_at)s + INTERVAL '10 seconds'""",
 )
-NEWEST_RECEIPT = "SELECT coalesce({found}, %(updated_at)s)".format(
+NEWEST_RECEIPT = "SELECT coalesce({found})".format(
     found=", ".join(NEWEST_WITHIN.replace("STRETCH", stretch) for stretch in STRETCHES)
 )
 # What is behind a registered batch was received after that began, however late the cursor moved over it.
@@ -59,7 +70,8 @@ WHERE %(started)s < coalesce(%(ended)s::timestamptz, now()) AND NOT EXISTS (
 )""",
     """
 SELECT DISTINCT venue, market, symbol, '{kind}', source FROM {table}
-WHERE source = %(ring)s AND recv_time >= least(%(started)s, %(updated_at)s) - INTERVAL '10 minutes'""",
+WHERE source = %(ring)s
+AND recv_time BETWEEN %(started)s - INTERVAL '2 minutes' AND %(started)s + INTERVAL '2 minutes'""",
 ).replace("PLANNED", PLANNED)
 # The ledger's checkpoint may be in the lost batch itself.
 ADD_LOST = over_market_tables(
@@ -75,9 +87,10 @@ FROM (
     UNION (PLANNED)
 ) AS known""",
     """
-SELECT venue, market, symbol, '{kind}', source FROM {table}
-WHERE source = ANY(%(rings)s) AND recv_time BETWEEN %(first)s::timestamptz - INTERVAL '1 hour'
-    AND %(last)s::timestamptz + INTERVAL '1 hour'""",
+SELECT DISTINCT venue, market, symbol, '{kind}', source
+FROM {table} JOIN (VALUES (%(first)s::timestamptz), (%(last)s::timestamptz)) AS edge (moment)
+    ON recv_time BETWEEN moment - INTERVAL '2 minutes' AND moment + INTERVAL '2 minutes'
+WHERE source = ANY(%(rings)s)""",
 ).replace("PLANNED", PLANNED)
 
 
@@ -88,20 +101,44 @@ class StreamGaps:
         """planned: what the worker of a ring collects, by the ring's number."""
         self._planned = planned
 
-    def whole_until(self, connection: Connection, ring: Ring, seq: object, updated_at: object) -> datetime:
-        """Return the receipt of what is up to the cursor of *ring*, which is at *seq* since *updated_at*.
+    def start_cursor(self, connection: Connection, ring: Ring, seq: int) -> None:
+        """Make the cursor of *ring* at *seq*, if the database does not know the ring.
 
-        By the spilled batch that ends there or, if there is none, by the newest row; one more than an hour older
-        than the cursor is not looked for, and the cursor's time holds.
+        A ring of that number that it does know was replaced, and its newest records may not be stored: that is logged,
+        and a gap. Before the commit, as twice in the log if that fails is better than never if only its answer is lost.
+        """
+        number, epoch = ring
+        if not connection.execute(START_CURSOR, {"ring": number, "epoch": epoch, "seq": seq}).rowcount:
+            return
+        row = connection.execute(PREDECESSOR, ring).fetchone()
+        if row is None:
+            return
+        old_epoch, old_seq, updated_at = row
+        replaced = number, int(str(old_epoch))
+        started = self.add_from_cursor(connection, replaced, old_seq, updated_at, "ring lost")
+        log.get().critical("ring_lost", ring=number, old_epoch=old_epoch, new_epoch=epoch, started=started.isoformat())
+
+    def add_from_cursor(
+        self, connection: Connection, ring: Ring, seq: object, updated_at: object, reason: str
+    ) -> datetime:
+        """Add a row for each stream of *ring*, from what its cursor is behind until now; return when they start."""
+        started = self.whole_until(connection, ring, seq, updated_at)
+        self.add(connection, ring[0], reason, updated_at=updated_at, started=started)
+        return started
+
+    def whole_until(self, connection: Connection, ring: Ring, seq: object, updated_at: object) -> datetime:
+        """Return the receipt of what is up to the cursor of *ring*, at *seq*, which rows made move at *updated_at*.
+
+        By the newest row: one more than an hour older than that is not looked for. Where the cursor is at the end of a
+        spilled batch, none of that may be stored yet, and its beginning holds. With neither, the cursor's time.
         """
         values = {"ring": ring[0], "epoch": ring[1], "seq": seq, "updated_at": updated_at}
-        row = connection.execute(SPILLED_UNTIL, values).fetchone()
-        if row is None:
-            row = connection.execute(NEWEST_RECEIPT, values).fetchone()
-        assert row is not None
-        until = row[0]
-        assert isinstance(until, datetime)
-        return until
+        newest = _moment(connection.execute(NEWEST_RECEIPT, values).fetchone())
+        spilled = _moment(connection.execute(SPILLED_UNTIL, values).fetchone())
+        moved_at = updated_at
+        assert isinstance(moved_at, datetime)
+        stored = min(newest or moved_at, moved_at)  # a clock that was ahead does not make it later
+        return max(stored, spilled or stored)  # a file may begin with what another of its rings had left over
 
     def add(
         self,
@@ -115,7 +152,7 @@ class StreamGaps:
     ) -> None:
         """Add a row for each stream of *ring*, from *started* until *ended*, or now; a row that is there gets longer.
 
-        updated_at: when the ring's cursor was moved last.
+        updated_at: when rows made the ring's cursor move last.
         """
         values = {"ring": ring, "reason": reason, "updated_at": updated_at, "started": started, "ended": ended}
         connection.execute(EXTEND, values)
@@ -131,3 +168,9 @@ class StreamGaps:
         planned = [(*stream, ring) for ring in set(rings) for stream in self._planned(ring)]
         names = ("venues", "markets", "symbols", "kinds", "sources")
         return {name: [row[place] for row in planned] for place, name in enumerate(names)}
+
+
+def _moment(row: tuple[object, ...] | None) -> datetime | None:
+    moment = row[0] if row else None
+    assert moment is None or isinstance(moment, datetime)
+    return moment

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from daemon.config import Database as DatabaseSettings
 from daemon.config import Spill as SpillSettings
 from daemon.identity import Owner, owner_of
 from daemon.planning import planned_streams
-from daemon.rings import look_for_new_rings, noticing_new_rings, ring_paths
+from daemon.rings import RINGS_DIR, look_for_new_rings, noticing_new_rings, rings_in
 from daemon.sinks.database import Database
 from daemon.sinks.host import Host, before_each, host_of
 from daemon.sinks.isolation import new_batch
@@ -32,7 +32,7 @@ from native_pipeline.ring_reader import GatingReader
 
 def run(
     settings: DatabaseSettings,
-    ring_paths: Sequence[Path],
+    rings_dir: Path,
     counters: CountersBlock,
     host: Host,
     *,
@@ -43,14 +43,16 @@ def run(
     owner: Owner | None = None,
     gaps: StreamGaps | None = None,
 ) -> bool:
-    """Be the writer of the rings at *ring_paths*; see `Writer.run` for the result.
+    """Be the writer of the rings in *rings_dir*; see `Writer.run` for the result.
 
     on_ready is called when the rings are open: a database that is away is waited for, a broken ring is not.
     Raises RingError if a ring is not what it says or has a writer already, Fenced if another daemon writes its rows.
     """
     alerts = alerts or NullAlerts()
     with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(contextlib.closing(GatingReader(path, CONSUMER))) for path in ring_paths]
+        readers = [
+            stack.enter_context(contextlib.closing(GatingReader(path, CONSUMER))) for path in rings_in(rings_dir)
+        ]
         on_ready()
         database, second = Database(settings, owner, gaps), Database(settings, owner, gaps)
         directory = SpillDirectory(
@@ -80,10 +82,11 @@ def run(
             spilling=spilling,
             load=load,
             counters=counters,
-            host=dataclasses.replace(host, wait=noticing_new_rings(host.wait, ring_paths, readers)),
+            host=dataclasses.replace(host, wait=noticing_new_rings(host.wait, rings_dir, readers)),
         )
         is_drained = writer.run()
-        look_for_new_rings(ring_paths, readers)  # made since the last look: the supervisor has time for that one too
+        if is_drained:
+            look_for_new_rings(rings_dir, readers)  # since the last look: the supervisor has time for that one too
         return is_drained
 
 
@@ -94,7 +97,7 @@ def main(child: process.Child) -> None:
     with contextlib.closing(alerts):
         run(
             child.config.database,
-            ring_paths(child.data_dir),
+            child.data_dir / RINGS_DIR,
             child.counters,
             before_each(host, alerts.flush),
             on_ready=child.running,

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 CONSUMER_SHARE = 0.5  # of the grace period for the stages between first and last: they have something to empty
+START_S = 0.5  # what a process that is started during a stop takes until it hears of it
+LEAST_S = 0.5  # to drain: with less it is not worth a start
 MARGIN = 0.1  # of the grace period kept back for killing, reaping and the last log lines
 
 
@@ -24,6 +26,12 @@ class Stage:
     def guaranteed_s(self) -> float:
         """The time that a process of this stage has in any case before it is killed."""
         return self.ends_at_latest_s - self.begins_at_latest_s
+
+    def drain_s(self, stopping_for_s: float | None) -> float:
+        """Return how long one may drain that is started so long after the beginning of the stop; None: before it."""
+        if stopping_for_s is None:
+            return self.guaranteed_s
+        return max(0.0, min(self.guaranteed_s, self.ends_at_latest_s - stopping_for_s - START_S))
 
 
 def stages(orders: Iterable[int], grace_s: float) -> tuple[Stage, ...]:

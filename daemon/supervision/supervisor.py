@@ -302,7 +302,7 @@ class Supervisor:
             managed.due_ns = None
             if code == ExitCode.OK or managed.spec.restart is not Restart.ESSENTIAL:
                 found.info("child_stopped")
-            elif self._may_drain_again(managed, self._stop_began_ns):
+            elif self._may_drain_again(managed, (self._now_ns - self._stop_began_ns) / SECOND_NS):
                 managed.due_ns = self._now_ns
                 managed.drains_again, managed.is_asked_to_stop = True, False
                 found.warning("child_died", restart_in_s=0.0)
@@ -318,12 +318,11 @@ class Supervisor:
         else:
             self._schedule_restart(managed, found, code=code, has_run=has_run, uptime_s=uptime_s)
 
-    def _may_drain_again(self, managed: Managed, stop_began_ns: int) -> bool:
+    def _may_drain_again(self, managed: Managed, stopping_for_s: float) -> bool:
         """Whether one that ended before its rings were empty has time left; once, and not if the daemon gives up."""
         stage = self._stage_of(managed.spec)
-        in_time = self._now_ns < stop_began_ns + int(stage.ends_at_latest_s * SECOND_NS)
-        has_to_drain = stage.order > self._stages[0].order
-        return in_time and has_to_drain and not managed.drains_again and self._exit_code == ExitCode.OK
+        has_to_drain = stage.order > self._stages[0].order and self._exit_code == ExitCode.OK
+        return has_to_drain and not managed.drains_again and stage.drain_s(stopping_for_s) > drain.LEAST_S
 
     def _stage_of(self, spec: ProcessSpec) -> drain.Stage:
         return next(stage for stage in self._stages if stage.order == spec.drain_order)
@@ -409,6 +408,8 @@ class Supervisor:
         for managed in self._managed:
             if managed.handle is None and managed.due_ns is not None and self._now_ns >= managed.due_ns:
                 self._start(managed)
+                if self._stop_began_ns is not None:
+                    self._stop_next_stage(self._stop_began_ns)  # it hears that when it has its handlers
 
     def _start(self, managed: Managed) -> None:
         spec = managed.spec
@@ -424,6 +425,7 @@ class Supervisor:
                 self._schedule_restart(managed, found, code=ExitCode.FAILED, has_run=False, uptime_s=0.0)
             else:
                 managed.due_ns = None
+                self._unclean.append(spec.name)
                 found.warning("child_not_started")
             return
         managed.due_ns = None
@@ -434,6 +436,7 @@ class Supervisor:
         self._log.info("child_started", child=spec.name, child_pid=managed.handle.pid, start=managed.starts)
 
     def _assignment(self, spec: ProcessSpec) -> Assignment:
+        stopping_for_s = None if self._stop_began_ns is None else (self._clock_ns() - self._stop_began_ns) / SECOND_NS
         return Assignment(
             name=spec.name,
             role=spec.role,
@@ -445,7 +448,7 @@ class Supervisor:
             processes={NAME: COUNTERS_BLOCK, **{each.name: each.counters_block for each in self._specs}},
             wake_fds={wake: self._wake_fds[wake] for wake in spec.wakes},
             lock_fd=self._lock.fd,
-            drain_s=self._stage_of(spec).guaranteed_s * (1.0 - drain.MARGIN),
+            drain_s=self._stage_of(spec).drain_s(stopping_for_s) * (1.0 - drain.MARGIN),
             config=self._config,
             payload=spec.payload,
         )

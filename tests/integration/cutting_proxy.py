@@ -54,7 +54,7 @@ class CuttingProxy:
         said = b""  # in the transaction that is under way
         with contextlib.suppress(OSError):
             while data := client.recv(READ_BYTES):
-                said += data
+                said = data[data.rindex(b"BEGIN") :] if b"BEGIN" in data else said + data
                 if b"COMMIT\0" in data:
                     if self.cut is not None and self.of in said:
                         self._lose(self.cut, data, client, server)

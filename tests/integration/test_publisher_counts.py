@@ -322,7 +322,7 @@ def test_a_journal_that_cannot_be_kept_holds_no_message_up(rig: Rig, redis_url: 
 
     with capture_logs() as logs:
         settings = RedisSettings(url=redis_url)
-        assert run(settings, [rig.ring_path], rig.counters, rig.host(), on_ready=lambda: None, journal_path=unusable)
+        assert run(settings, rig.directory, rig.counters, rig.host(), on_ready=lambda: None, journal_path=unusable)
 
     assert counted(redis_url) == {"ticker.kr": 5}
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["publisher_journal_unusable"]

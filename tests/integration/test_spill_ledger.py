@@ -420,3 +420,88 @@ def test_a_file_one_of_whose_rings_had_no_whole_record_is_lost_in_the_time_of_th
     LostBatches(set(), [header.batch], StreamGaps()).take(connection)
 
     assert gaps(connection, newest) == [(10, 20)]
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_a_file_that_is_found_again_makes_no_later_gap_begin_with_it(
+    connection: psycopg.Connection[Any], newest: datetime
+) -> None:
+    connection.execute("UPDATE ingest_cursor SET seq = seq + 50 WHERE ring = 0")
+    found_again = spilled(newest - timedelta(hours=8), 0, 10, 10, 20)
+
+    register(connection, found_again, spilled(newest, 55, 60, 30, 31))
+
+    assert gaps(connection, newest) == [(0, 30)]
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_the_gap_of_a_lost_ring_does_not_begin_with_what_another_ring_had_left_in_the_same_file(
+    connection: psycopg.Connection[Any], newest: datetime, postgres_dsn: str
+) -> None:
+    left_over = spilled(newest - timedelta(hours=6), 0, 10, 0, 1).ranges[0]
+    both = header_of(*spilled(newest, 0, 10, 10, 20).ranges, replace(left_over, ring=1, epoch=EPOCHS[1]))
+    register(connection, both)
+    with closing(Database(DatabaseSettings(dsn=postgres_dsn, retention_days=0))) as database:
+        database.start_cursors({(0, EPOCHS[0] + 1): EPOCHS[0]})
+
+    ((started, _),) = gaps(connection, newest)
+    assert started == 0
+
+
+@pytest.mark.requirement("DLP-01", "DLP-03", "F43")
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_file_of_a_ring_that_the_database_does_not_know_tells_what_is_missing_before_it(
+    connection: psycopg.Connection[Any], newest: datetime, *, is_replaced: bool
+) -> None:
+    """`sise recover` may be the first to tell the database of a ring, before the daemon does."""
+    if not is_replaced:
+        connection.execute("DELETE FROM ingest_cursor WHERE ring = 0")
+    epoch = int((newest.timestamp() + 5) * 1e6)
+    first = replace(spilled(newest, 0, 5, 20, 30).ranges[0], epoch=epoch, after_seq=epoch + 2, through_seq=epoch + 7)
+
+    claim = register(connection, header_of(first))
+
+    assert claim.missing == 3  # the first one has the number of the epoch
+    lost = [(0, "ring lost")] if is_replaced else []
+    query = "SELECT started, reason FROM feed_gaps WHERE kind = 'trade' ORDER BY reason DESC"
+    told = [((at - newest).total_seconds(), reason) for at, reason in connection.execute(query)]
+    assert told == [*lost, (0, "missing before spill file")]
+
+
+@pytest.mark.requirement("F43", "F58")
+def test_a_ring_that_was_made_while_the_clock_stood_in_1970_is_no_gap_of_56_years(
+    connection: psycopg.Connection[Any], postgres_dsn: str
+) -> None:
+    connection.execute("DELETE FROM ingest_cursor")
+    gaps = StreamGaps(lambda ring: [("kis", "kr", "A", "trade")])
+    with closing(Database(DatabaseSettings(dsn=postgres_dsn, retention_days=0), gaps=gaps)) as database:
+        database.start_cursors({(0, 60_000_000): 60_000_000})
+        database.add_lapped_gaps((0, 60_000_000))
+
+    ((age,),) = connection.execute("SELECT now() - started FROM feed_gaps").fetchall()
+    assert age < timedelta(days=3, minutes=1)
+
+
+@pytest.mark.requirement("DLP-01", "F43", "F58")
+def test_a_ring_that_is_lost_while_the_clock_went_back_is_a_gap_all_the_same(
+    connection: psycopg.Connection[Any], postgres_dsn: str
+) -> None:
+    connection.execute(ADD_TICK, {"at": datetime.now(UTC) + timedelta(hours=1)})
+    gaps = StreamGaps(lambda ring: [("kis", "kr", "A", "trade")])
+    with closing(Database(DatabaseSettings(dsn=postgres_dsn, retention_days=0), gaps=gaps)) as database:
+        database.start_cursors({(0, EPOCHS[0] + 1): EPOCHS[0]})
+
+    assert connection.execute("SELECT reason FROM feed_gaps").fetchall() == [("ring lost",)]
+
+
+@pytest.mark.requirement("DLP-01", "F43")
+def test_lost_files_that_follow_each_other_are_one_gap_and_those_apart_are_two(
+    connection: psycopg.Connection[Any], newest: datetime
+) -> None:
+    files = [spilled(newest, 0, 10, 0, 5), spilled(newest, 10, 20, 6, 9), spilled(newest, 20, 30, 60, 70)]
+    register(connection, *files)
+    claim = LostBatches(set(), [file.batch for file in files], StreamGaps())
+    assert claim.take(connection)
+
+    assert len(claim.lost) == 3
+    assert gaps(connection, newest) == [(0, 9), (60, 70)]

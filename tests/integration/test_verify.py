@@ -424,9 +424,9 @@ def test_every_kind_of_market_data_is_received_published_and_stored_alike(
 
     database = Database(dsn=postgres_dsn, retention_days=0)
     assert writer_process.run(
-        database, [path], counters, host, on_ready=lambda: None, spill_directory=tmp_path / "spill"
+        database, path.parent, counters, host, on_ready=lambda: None, spill_directory=tmp_path / "spill"
     )
-    assert publisher.run(Redis(url=redis_url), [path], counters, host, on_ready=lambda: None)
+    assert publisher.run(Redis(url=redis_url), path.parent, counters, host, on_ready=lambda: None)
 
     report = bench.verify()
     assert report.is_complete, report.as_text()

@@ -35,7 +35,7 @@ def main() -> int:
     spill = Spill(min_free_mb=0, interval_s=0.05, probe_s=0.05)
     spill_directory = Path(ring).parent / DIRECTORY
     is_drained = writer_process.run(
-        settings, [Path(ring)], counters, host, on_ready=lambda: None, spill_directory=spill_directory, spill=spill
+        settings, Path(ring).parent, counters, host, on_ready=lambda: None, spill_directory=spill_directory, spill=spill
     )
     return 0 if is_drained else 1
 

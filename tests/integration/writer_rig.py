@@ -125,7 +125,7 @@ class RunningWriter:
             try:
                 self.result = run_writer(
                     settings,
-                    rings.paths,
+                    rings.directory,
                     rings.counters,
                     host,
                     on_ready=self.is_ready.set,

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from daemon.config import Config, Ring
 from daemon.errors import Refused, RingError, RingInUse
-from daemon.rings import noticing_new_rings, open_ring, prepare_rings, ring_path, ring_paths
+from daemon.rings import RINGS_DIR, noticing_new_rings, open_ring, prepare_rings, ring_path, ring_paths
 from daemon.topology import _prepare_rings as prepare_or_refuse
 from native_pipeline.ring_reader import GatingReader
 from native_pipeline.ring_writer import RingWriter
@@ -115,6 +115,18 @@ def test_a_damaged_slot_of_a_consumer_is_restored_with_its_position(tmp_path: Pa
 
 
 @pytest.mark.requirement("F43")
+def test_a_sink_without_a_ring_notices_the_first_one(tmp_path: Path) -> None:
+    """All rings deleted, and the sink has been quicker to start again than the worker to make a new one."""
+    times = iter(range(100))
+    watch = noticing_new_rings(lambda _seconds: None, tmp_path / RINGS_DIR, [], clock_s=lambda: float(next(times)))
+    watch(1.0)
+    prepare_rings(tmp_path, workers=1, capacity_mb=1)
+
+    with pytest.raises(RingError, match=r"worker-0.ring: is a new ring"):
+        watch(1.0)
+
+
+@pytest.mark.requirement("F43")
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a_worker_makes_a_ring_that_has_vanished_or_is_none_any_more(tmp_path: Path, is_there: bool) -> None:
     prepare_rings(tmp_path, workers=1, capacity_mb=1)
@@ -122,7 +134,7 @@ def test_a_worker_makes_a_ring_that_has_vanished_or_is_none_any_more(tmp_path: P
     old = RingWriter(path)
     reader = GatingReader(path, "writer")
     times = iter(range(100))
-    watch = noticing_new_rings(lambda _seconds: None, [path], [reader], clock_s=lambda: float(next(times)))
+    watch = noticing_new_rings(lambda _seconds: None, path.parent, [reader], clock_s=lambda: float(next(times)))
     watch(1.0)
     old.append(3, b"not read yet")
     old.publish()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.supervision.drain import stages
+from daemon.supervision.drain import START_S, stages
 
 pytestmark = pytest.mark.requirement("GS-01")
 
@@ -35,3 +35,12 @@ def test_every_stop_ends_within_the_grace_period_and_every_stage_has_time(orders
     assert all(stage.guaranteed_s > 0 for stage in found)
     assert found[-1].ends_at_latest_s < grace_s
     assert all(a.ends_at_latest_s == b.begins_at_latest_s for a, b in itertools.pairwise(found))
+
+
+def test_who_is_started_during_a_stop_has_what_is_left_of_its_stage_less_the_start() -> None:
+    _, sinks, _ = stages([1, 2, 3], 20.0)  # 4 s, 10 s, 4 s
+
+    assert sinks.drain_s(None) == pytest.approx(10.0)
+    assert sinks.drain_s(3.0) == pytest.approx(10.0)  # the workers were quick
+    assert sinks.drain_s(6.5) == pytest.approx(14.0 - 6.5 - START_S)
+    assert sinks.drain_s(13.9) == 0.0
