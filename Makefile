@@ -22,6 +22,8 @@ build: .venv/native.stamp
 .venv/packages.stamp: requirements/dev.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version' 
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' || \
+		{ echo "Python.h is missing: apt-get install python3-dev" >&2; exit 1; }
 	@command -v cc >/dev/null || command -v gcc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev python3-dev" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
@@ -45,13 +47,17 @@ check: build
 	PATH=$(CURDIR)/$(BIN):$$PATH cython-lint --max-line-length 120 native_pipeline
 	$(BIN)/pytest tests/spec
 
-# First what the day's run has, looking longer; then what is too long for it, two at a time; then load with faults.
+# What the day's run has, looking longer; what is too long for it, two at a time; the limits of recovery; load with faults.
+# Each is run whatever became of the one before it.
 nightly: export SISE_TESTS = nightly
 nightly: export SISE_CHAOS_SEED = $(CHAOS_SEED)
 nightly: build
-	$(BIN)/pytest -m "not nightly" -n $(PROCESSES) --dist worksteal --junitxml=junit.xml
-	$(BIN)/pytest -m nightly -n 2 --dist worksteal --junitxml=junit-nightly.xml
-	$(MAKE) soak
+	@failed=; \
+	$(BIN)/pytest -m "not nightly" -n $(PROCESSES) --dist worksteal --junitxml=junit.xml || failed="$$failed day"; \
+	$(BIN)/pytest -m nightly -n 2 --dist worksteal --junitxml=junit-nightly.xml || failed="$$failed night"; \
+	$(BIN)/python profiling/bench_recovery.py --short || failed="$$failed limits"; \
+	$(MAKE) soak || failed="$$failed soak"; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 soak: build
 	$(BIN)/python profiling/soak.py --minutes $(SOAK_MINUTES) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
@@ -63,7 +69,7 @@ coverage: build
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -40
 
 bench: build
-	for bench in ring parse hot_path copy publish spill recovery end_to_end; do $(BIN)/python profiling/bench_$$bench.py || exit 1; done
+	for bench in ring parse hot_path copy publish spill recovery reconcile end_to_end; do $(BIN)/python profiling/bench_$$bench.py || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info native_pipeline/*.c native_pipeline/*.so demo-data htmlcov .coverage*

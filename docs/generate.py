@@ -38,8 +38,13 @@ CONSTANT_NAME = re.compile(
 )
 # Whose constants are decisions about running the daemon, not parts of a wire format or of a test bench.
 CONSTANT_PACKAGES = ("ingest", "sinks", "supervision", "watching")
-METHODS = {False: "`make test`", True: "`make nightly`"}
-ARTIFACT = "junit.xml"
+DAY_REPORT, NIGHT_REPORT = "junit.xml", "junit-nightly.xml"  # as the Makefile has them
+# By whether the test, and whether any case of it, runs at night only: how it is run, and which reports tell of it.
+METHODS = {
+    (False, False): ("`make test`", f"`{DAY_REPORT}`"),
+    (False, True): ("`make test`, more cases in `make nightly`", f"`{DAY_REPORT}`, `{NIGHT_REPORT}`"),
+    (True, True): ("`make nightly`", f"`{NIGHT_REPORT}`"),
+}
 
 
 # ---- settings ---------------------------------------------------------------------------------------------
@@ -182,6 +187,7 @@ class Proof:
     name: str
     requirements: tuple[str, ...]
     is_nightly: bool
+    has_nightly: bool  # cases
 
     @property
     def node_id(self) -> str:
@@ -204,9 +210,11 @@ def _proofs_in(owner: ast.Module | ast.ClassDef, path: str, inherited: list[ast.
         if isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
             yield from _proofs_in(node, path, [*inherited, *node.decorator_list], f"{prefix}{node.name}::")
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-            requirements, is_nightly = _read_marks([*inherited, *node.decorator_list])
+            marks = [*inherited, *node.decorator_list]
+            requirements, is_nightly = _read_marks(marks)
+            has_nightly = any("pytest.mark.nightly" in ast.unparse(mark) for mark in marks)
             if requirements:
-                yield Proof(path, prefix + node.name, tuple(dict.fromkeys(requirements)), is_nightly)
+                yield Proof(path, prefix + node.name, tuple(dict.fromkeys(requirements)), is_nightly, has_nightly)
 
 
 def _module_marks(module: ast.Module) -> list[ast.expr]:
@@ -240,8 +248,9 @@ def registry() -> str:
         GENERATED,
         "A test carries the requirement it proves as a marker. A requirement may have more parts than its tests prove "
         "so far: what is missing is in [deferred_work.md](deferred_work.md). *Artifact*: the evidence a run leaves: "
-        f"`{ARTIFACT}` is written by `pytest --junitxml={ARTIFACT}` and read back by `python docs/generate.py "
-        f"--verified {ARTIFACT}`. *Last verified*: day of the last such run in which all cases of the test passed.",
+        f"`{DAY_REPORT}` is written by `make test`, `{NIGHT_REPORT}` by `make nightly`, and both are read back by "
+        f"`python docs/generate.py --verified {DAY_REPORT}`. *Last verified*: day of the last such run in which all "
+        "cases of the test that it had passed.",
         "",
         "| requirement | what it says | tests |",
         "|---|---|---|",
@@ -265,7 +274,8 @@ def registry() -> str:
 def _proof_row(proof: Proof, verified: Mapping[str, str]) -> str:
     link = f"[{proof.path.removeprefix('tests/')}](../{proof.path})"
     name = proof.name.removeprefix("test_").replace("_", " ").strip()
-    return _row(f"{link}: {name}", METHODS[proof.is_nightly], f"`{ARTIFACT}`", verified.get(proof.node_id, "never"))
+    how, artifact = METHODS[proof.is_nightly, proof.has_nightly]
+    return _row(f"{link}: {name}", how, artifact, verified.get(proof.node_id, "never"))
 
 
 def note_verified(report: Path) -> None:

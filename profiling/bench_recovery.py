@@ -359,7 +359,7 @@ def main() -> None:
         },
     }
     print(json.dumps(result) if options.json else json.dumps(result, indent=2))
-    sys.exit(0 if result["is_exact"] else 1)
+    sys.exit(0 if result["is_exact"] and all(result["within_limit"].values()) else 1)
 
 
 if __name__ == "__main__":
