@@ -175,6 +175,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         received = rig.total("records_received")
         verdict, _ = rig.finish()
     growths = list(watch.growths())
+    judged = {growth.name for growth in growths}
     return {
         "seed": options.seed,
         "minutes": options.minutes,
@@ -184,6 +185,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         "records_received": received,
         "verdict": asdict(verdict),
         "processes": [asdict(growth) for growth in growths],
+        "not_judged": sorted({name for name, _ in watch.lives} - judged),
         "is_fine": bool(growths) and all(growth.is_fine for growth in growths),
     }
 
@@ -195,6 +197,8 @@ def show(result: dict[str, Any]) -> None:
     for row in result["processes"]:
         print(("{:<12}" + "{:>11}" * 7).format(*row.values()))
     print(f"faults: {', '.join(result['faults']) or 'none'}; {result['records_received']} records, {result['verdict']}")
+    if result["not_judged"]:
+        print(f"lived too short to be judged: {', '.join(result['not_judged'])}")
     print(f"seed {result['seed']}: {'nothing grew' if result['is_fine'] else 'GREW, or no process lived long enough'}")
 
 

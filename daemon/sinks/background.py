@@ -55,6 +55,8 @@ class BackgroundThread:
     def close(self, last: Callable[[], Any], timeout_s: float) -> bool:
         """Run *last* after the current action, and end the thread; False if either took longer than *timeout_s*."""
         if not self.wait(timeout_s):
+            self._actions.put(last)  # if it ever ends
+            self._actions.put(None)
             return False
         self.submit(last)
         if not self.wait(timeout_s):

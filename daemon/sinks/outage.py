@@ -24,6 +24,8 @@ from daemon.sinks.spill import CannotSpill, SpillDirectory, SpillFile
 from daemon.sinks.spiller import Ring, Spiller, Taken
 from daemon.sinks.trouble import Trouble
 
+LAST_LOOK_S = 1.0  # at a stop, for a database that has come back since the last look
+LAST_LOOK_SHARE = 0.2  # of the time that is left, if that is shorter
 POLLS_PER_INTERVAL = 20  # how often the rings are looked at while a segment fills up
 TRY_AGAIN_S = 1.0  # after a failure to spill
 # Of a ring. Up to here spilling rests while the last files are registered, however slowly the database answers: with
@@ -173,6 +175,20 @@ class Outage:
             self._is_last_round = True
             return None
         return cursors
+
+    def look_once_more(self) -> dict[Ring, int] | None:
+        """Ask a last time, at a stop: who has just started the database again expects the day in it. Raises Fenced."""
+        if self.state is not State.SPILLING:
+            return None
+        ends = self._clock.monotonic() + min(LAST_LOOK_S, self._errands.remaining_s() * LAST_LOOK_SHARE)
+        self._probe_due = 0.0
+        while self._clock.monotonic() < ends:
+            cursors = self.look_for_database()
+            if cursors is not None or not (self._is_probing or self._is_last_round):
+                return cursors
+            self._errands.database.wait(BEAT_S)
+            self._host.beat()
+        return None
 
     def _is_returning(self, lags: Sequence[float]) -> bool:
         """Whether only the last files are being registered: what would be spilled now would come too late for that."""

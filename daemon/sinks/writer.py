@@ -108,6 +108,9 @@ class Writer:
             self._start()
             while not (self._host.stopping() and self._is_drained()):
                 self._step()
+            cursors = self._outage.look_once_more()
+            if cursors is not None:
+                self._go_live(cursors)
             self._outage.drain_files(margin_s=RECOVERY_END_S)
             self._outage.tell_news()
             if self._outage.state is State.LIVE:

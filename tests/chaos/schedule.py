@@ -102,6 +102,14 @@ def _postgres(stage: Stage, choice: float) -> None:
     stage.postgres.start()
 
 
+def _outage(stage: Stage, _choice: float) -> None:
+    """Behind all retries: spilled, and stored when the server is back."""
+    spilled = stage.rig.total("batches_spilled")
+    stage.postgres.stop("fast")
+    wait_for(lambda: stage.rig.total("batches_spilled") > spilled, f"a spill file: {stage.rig.tail()}")
+    stage.postgres.start()
+
+
 def _backends(stage: Stage, _choice: float) -> None:
     with psycopg.connect(stage.postgres.dsn, autocommit=True) as connection:
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'sise%'")
@@ -154,6 +162,7 @@ FAULTS: Final[Mapping[str, Callable[[Stage, float], None]]] = {
     "freeze": _freeze,
     "restart": _restart,
     "postgres away": _postgres,
+    "outage": _outage,
     "backends ended": _backends,
     "table locked": _lock,
     "redis away": _redis,

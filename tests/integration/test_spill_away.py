@@ -143,3 +143,23 @@ def test_sise_recover_waits_for_another_that_registers_and_lets_a_daemon_start_w
     assert len(starts) == len(told)
     assert stored(server.dsn) == (3_000, 3_000)
     assert spilled_files(rings) == []
+
+
+@pytest.mark.requirement("DLP-03", "GS-01")
+def test_a_stop_right_after_the_database_has_come_back_stores_what_is_spilled(
+    make_rings: Callable[..., Rings], own_postgres: Servers
+) -> None:
+    """Whenever the next look at it would have been."""
+    rings = make_rings()
+    server = own_postgres()
+    server.stop("immediate")
+    rarely = msgspec.structs.replace(QUICK_SPILL, probe_s=3600.0)
+    with RunningWriter(rings, settings_for(server.dsn), spill=rarely) as running:
+        rings.fill(300)
+        wait_until(lambda: rings.counters.get("records_spilled") == 300)
+        server.start()
+
+        assert running.stop() is True
+
+    assert spilled_files(rings) == []
+    assert stored(server.dsn) == (300, 300)

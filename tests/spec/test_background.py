@@ -1,6 +1,7 @@
 """The second thread of writer and publisher: what an action raises must not outlive its handling."""
 
 import gc
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -64,3 +65,15 @@ def test_result_returns_what_the_action_returned_and_close_ends_the_thread() -> 
     assert thread.wait(WAIT_S)
     assert thread.result() == 7
     assert thread.close(lambda: None, WAIT_S)
+
+
+def test_what_was_to_be_done_last_is_done_when_an_action_ends_that_was_not_waited_for() -> None:
+    """A connection that a server lets wait until after the stop is closed all the same."""
+    thread = BackgroundThread("test")
+    may_end, has_ended = threading.Event(), threading.Event()
+    thread.submit(may_end.wait)
+
+    assert not thread.close(has_ended.set, 0.0)
+    may_end.set()
+
+    assert has_ended.wait(WAIT_S)

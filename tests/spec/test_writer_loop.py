@@ -278,7 +278,7 @@ def test_records_for_a_database_that_another_daemon_has_are_spilled_from_the_fir
 @pytest.mark.requirement("DLP-02")
 def test_a_batch_is_tried_again_after_1_2_and_4_seconds_and_then_spilled() -> None:
     bench = Bench(50)
-    bench.database.failures = [away() for _ in range(4)]
+    bench.database.failures = [away() for _ in range(40)]
 
     assert bench.writer.run() is True
 
