@@ -19,8 +19,12 @@ cdef struct Recovered:
 
 
 # Repair the log and its header; what its records say of streams and counts goes to *streams* and *ledger*.
+# syncs_first: what is taken over is published when it is on the disk, like all that follows; OSError if it refuses.
 # Only for the holder of the producer's lock.
-cdef int recover(RingFile ring, Streams streams, Ledger ledger, Recovered* found) except -1
+cdef int recover(RingFile ring, Streams streams, Ledger ledger, bint syncs_first, Recovered* found) except -1
+
+# Mark the pages of [begin, end) as changed: if a sync failed, the kernel takes them for written although they are not.
+cdef void taint(RingFile ring, uint64_t begin, uint64_t end) noexcept nogil
 
 # Make sure that the slots of *expected*, {name: mode}, say so; return the names of those that were damaged.
 # Raises RingError when it cannot be told which slot it was.

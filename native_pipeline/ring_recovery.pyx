@@ -30,8 +30,9 @@ from native_pipeline.record cimport (
     sise_ledger,
     sise_record_header,
     sise_store_release,
+    sise_touch,
 )
-from native_pipeline.ring_file cimport RingFile, boot_id, slot_name, store_position
+from native_pipeline.ring_file cimport PAGE, RingFile, boot_id, slot_name, store_position
 from native_pipeline.ring_records cimport NO_POSITION, most_records, scan_for_record
 from native_pipeline.streams cimport Streams
 
@@ -59,7 +60,14 @@ cdef struct Walk:
     bint damaged           # the last stretch before head is damaged
 
 
-cdef int recover(RingFile ring, Streams streams, Ledger ledger, Recovered* found) except -1:
+cdef void taint(RingFile ring, uint64_t begin, uint64_t end) noexcept nogil:
+    cdef uint64_t at = begin & ~<uint64_t>(PAGE - 1)
+    while at < end:
+        sise_touch(<uint64_t*>(ring.data + (at & ring.mask)))
+        at += PAGE
+
+
+cdef int recover(RingFile ring, Streams streams, Ledger ledger, bint syncs_first, Recovered* found) except -1:
     cdef uint64_t resume_seq = ring.header.resume_seq, first_seq = ring.header.first_seq
     cdef uint64_t at, end
     cdef Bounds bounds
@@ -99,6 +107,11 @@ cdef int recover(RingFile ring, Streams streams, Ledger ledger, Recovered* found
     ring.header.producer_pid = os.getpid()
     if found.recovered_bytes or power_loss:
         os.fdatasync(ring.fd)  # the jump must survive a second power loss before a record carries it
+    if syncs_first and ring.header.synced < end:
+        taint(ring, found.doubtful_begin, end)
+        os.fdatasync(ring.fd)
+        sise_store_release(&ring.header.synced, end)
+        found.doubtful_begin = end
     reach("ring.in_repair")
     memcpy(ring.header.boot_id, <const char*>boot, 16)  # behind resume_seq: killed in between, it is done again
     ring.header.clean = 0

@@ -50,6 +50,7 @@ cdef class RingWriter(RingFile):
     cdef int sync_fd
     cdef uint64_t doubtful_begin   # pages from here to doubtful_end: of a predecessor whose sync may have failed
     cdef uint64_t doubtful_end
+    cdef int refused               # errno of a sync that failed: this producer never syncs again
 
     # Room for one record of *length* bytes (any number; rounded up to 8 here), header included, zero-filled
     # header fields excepted: the caller sets kind, flags, venue, market, recv_ns, utc_offset_min and the body;
@@ -66,7 +67,6 @@ cdef class RingWriter(RingFile):
     # Store head, with its seq, and wake who sleeps.
     cdef void _publish(self, uint64_t position, uint64_t seq, int64_t recv_ns) noexcept nogil
     cdef void _hand_to_sync(self) noexcept nogil
-    cdef void _taint_doubtful(self) noexcept nogil
     # One quarantine record with the frame behind it; 0, or -1 if the ring is full.
     cdef int append_quarantine(self, uint16_t reason, uint16_t detail, uint8_t venue, uint8_t market,
                                int64_t recv_ns, const char* prefix, Py_ssize_t prefix_size,

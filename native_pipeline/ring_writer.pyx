@@ -34,11 +34,9 @@ from native_pipeline.record cimport (
     sise_store32_relaxed,
     sise_store_relaxed,
     sise_store_release,
-    sise_touch,
     sise_trade,
 )
 from native_pipeline.ring_file cimport (
-    PAGE,
     PRODUCER_LOCK,
     RESIDENT_WINDOW,
     RingFile,
@@ -47,7 +45,7 @@ from native_pipeline.ring_file cimport (
     take_lock,
 )
 from native_pipeline.ring_records cimport NO_POSITION, sise_crc32c
-from native_pipeline.ring_recovery cimport Recovered, recover, restore_slots
+from native_pipeline.ring_recovery cimport Recovered, recover, restore_slots, taint
 from native_pipeline.streams cimport MOST_COUNTED, RECENT, Stream, Streams, continues, go_on, is_stream_of
 
 from daemon.errors import RingError, RingInUse
@@ -142,7 +140,7 @@ cdef class RingWriter(RingFile):
 
     def _recover(self):
         cdef Recovered found
-        recover(self, self.streams_seen, self.ledger, &found)
+        recover(self, self.streams_seen, self.ledger, self.syncs_first, &found)
         self.position = self.released = self.written = self.doubtful_end = found.end
         self.next_seq = self.written_seq = self.written_seq_check = found.next_seq
         self.next_flags = found.next_flags
@@ -418,11 +416,14 @@ cdef class RingWriter(RingFile):
         """Write everything that is complete to the disk (fdatasync, without the GIL); return that position.
 
         For a background thread. With `syncs_first`, then publish it. A failed sync raises OSError, publishes nothing
-        and leaves the watermark where it was.
+        and leaves the watermark where it was. So does every further one: the kernel would take the pages for written
+        that the first one has lost, and only the next producer knows all of them.
         """
         cdef uint64_t end, seq = 0, check = 0
         cdef int64_t recv_ns = 0
-        cdef int failed = 0
+        cdef int failed = self.refused
+        if failed:
+            raise OSError(failed, os.strerror(failed), self.path)
         with nogil:
             if self.syncs_first:
                 while True:
@@ -436,9 +437,10 @@ cdef class RingWriter(RingFile):
             else:
                 end = sise_load_acquire(&self.header.head)
             if end > sise_load_relaxed(&self.header.synced):
-                self._taint_doubtful()
+                taint(self, self.doubtful_begin, self.doubtful_end)
+                self.doubtful_begin = self.doubtful_end
                 if fdatasync(self.fd) < 0:
-                    failed = c_errno
+                    failed = self.refused = c_errno
                 else:
                     sise_store_release(&self.header.synced, end)
             if self.syncs_first and not failed and end != sise_load_relaxed(&self.header.head):
@@ -446,17 +448,6 @@ cdef class RingWriter(RingFile):
         if failed:
             raise OSError(failed, os.strerror(failed), self.path)
         return end
-
-    cdef void _taint_doubtful(self) noexcept nogil:
-        """Mark the pages of what was taken over as changed, once.
-
-        If a predecessor's sync failed, the kernel takes them for written although they are not.
-        """
-        cdef uint64_t at = self.doubtful_begin & ~<uint64_t>(PAGE - 1)
-        while at < self.doubtful_end:
-            sise_touch(<uint64_t*>(self.data + (at & self.mask)))
-            at += PAGE
-        self.doubtful_begin = self.doubtful_end
 
     def wait_written(self, double timeout_s) -> bool:
         """Wait, without the GIL, until there is something for `sync`, or timeout_s at most; True if there is."""
