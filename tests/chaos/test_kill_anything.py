@@ -3,16 +3,19 @@
 import random
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
 from daemon.embedded import EmbeddedPostgres, EmbeddedRedis
-from tests.rig import Rig, running, wait_for
+from tests.rig import ROLES, Rig, running, wait_for
 
 RATE = 4_000.0
 RECORDS_BETWEEN = 2_000
+CHILDREN = 5  # two workers, writer, publisher, monitor
 
 
 @pytest.fixture
@@ -72,17 +75,37 @@ def test_a_worker_killed_again_before_its_streams_have_resumed_still_accounts_fo
         finish(rig)
 
 
-@pytest.mark.requirement("CH-PROC-01")
+@pytest.mark.requirement("F29", "CH-PROC-01")
 def test_a_killed_supervisor_leaves_no_orphans_and_its_successor_goes_on(rig: Rig) -> None:
     with running(rig, rate=RATE):
         for _ in range(2):
             rig.wait_received(RECORDS_BETWEEN)
+            wait_for(lambda: len(children(rig)) == CHILDREN, f"every process: {rig.tail()}")
+            orphans = children(rig)
             assert rig.daemon is not None
             rig.daemon.kill()
             rig.daemon.wait()
             rig.start_daemon()
 
+            wait_for(lambda: children(rig) - orphans, f"a child of the successor: {rig.tail()}")  # noqa: B023
+            assert not {orphan for orphan in orphans if is_alive(orphan)}, rig.tail()
+
         finish(rig)
+
+
+def children(rig: Rig) -> set[psutil.Process]:
+    """Living ones. A psutil.Process, unlike a pid, is equal to no later process."""
+    found = set()
+    for pid in (pid for role in ROLES if role != "supervisor" for pid in rig.pids(role)):
+        with suppress(psutil.NoSuchProcess):
+            found.add(psutil.Process(pid))
+    return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @pytest.mark.requirement("CH-PROC-01", "DLP-01")

@@ -20,6 +20,7 @@ from tests.rig import TIMEOUT_S, wait_for
 
 RATE = 1_500.0
 HEARTBEAT_S = 3.0
+STOP_WITHIN_S = 10.0  # F31
 IMPATIENT = {"supervision": f"heartbeat_timeout_s = {HEARTBEAT_S}"}
 MakeRig = Callable[..., NetworkRig]
 
@@ -109,9 +110,10 @@ def test_a_second_and_a_third_request_to_stop_change_nothing(make_rig: MakeRig) 
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
         rig.daemon.send_signal(number)
     code = rig.daemon.wait(TIMEOUT_S)
+    stopped_s = time.monotonic() - began_s
 
     assert code == 0, rig.tail()
-    assert time.monotonic() - began_s < 15.0
+    assert stopped_s <= STOP_WITHIN_S
     assert rig.backlog() == 0
     rig.stop_simulator()
     assert rig.compare().is_exact

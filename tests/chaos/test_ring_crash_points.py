@@ -150,7 +150,7 @@ def test_a_repair_that_is_interrupted_is_done_again(tmp_path: Path) -> None:
     assert [seen.seq for seen in drain(GatingReader(path, "writer"))] == [*seqs, writer.last_seq]
 
 
-def kill_at_random(tmp_path: Path, kills: int, seed: int) -> None:
+def kill_at_random(tmp_path: Path, kills: int, seed: str) -> None:
     """Producers that die at whatever instruction they are."""
     path, rng = new_ring(tmp_path), random.Random(seed)
     oracle = Oracle(GatingReader(path, "writer"))
@@ -181,12 +181,12 @@ def kill_at_random(tmp_path: Path, kills: int, seed: int) -> None:
 
 
 @pytest.mark.requirement("F26", "CH-PROC-01", "DLP-01")
-def test_producers_killed_at_random_instructions_leave_every_record_once(tmp_path: Path) -> None:
-    kill_at_random(tmp_path, 12, seed=5)
+def test_producers_killed_at_random_instructions_leave_every_record_once(tmp_path: Path, chaos_seed: str) -> None:
+    kill_at_random(tmp_path, 12, chaos_seed)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 @pytest.mark.requirement("F26", "CH-PROC-01", "DLP-01", "NIGHT-01")
-def test_a_thousand_producers_killed_at_random_instructions(tmp_path: Path) -> None:
-    kill_at_random(tmp_path, 1000, seed=6)
+def test_a_thousand_producers_killed_at_random_instructions(tmp_path: Path, chaos_seed: str) -> None:
+    kill_at_random(tmp_path, 1000, chaos_seed)

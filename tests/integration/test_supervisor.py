@@ -362,7 +362,7 @@ def test_a_process_that_cannot_boot_stops_the_daemon_with_its_code(start: Start,
 # ---- the death of the supervisor, and its successor --------------------------------------------------------
 
 
-@pytest.mark.requirement("CH-PROC-01")
+@pytest.mark.requirement("F29", "CH-PROC-01")
 def test_children_of_a_killed_supervisor_drain_and_end_by_themselves(start: Start) -> None:
     daemon = start(behaving(WORKER, uses_asyncio=True), WRITER, MONITOR)
     names = ("worker-0", "writer", "monitor")
@@ -375,7 +375,7 @@ def test_children_of_a_killed_supervisor_drain_and_end_by_themselves(start: Star
     assert [daemon.events(name)[-1][0] for name in names] == ["drained_orphaned"] * 3
 
 
-@pytest.mark.requirement("CH-PROC-01")
+@pytest.mark.requirement("F29", "CH-PROC-01")
 def test_a_successor_waits_until_the_orphans_have_drained(start: Start) -> None:
     first = start(behaving(WORKER, drains_until="go"), WRITER, supervision=msgspec.structs.replace(QUICK, grace_s=60.0))
     first.wait_running("writer")
@@ -395,7 +395,7 @@ def test_a_successor_waits_until_the_orphans_have_drained(start: Start) -> None:
     assert second.stop() == 0
 
 
-@pytest.mark.requirement("CH-PROC-01")
+@pytest.mark.requirement("F29", "CH-PROC-01")
 def test_a_successor_kills_orphans_that_outstay_the_grace_period(start: Start) -> None:
     first = start(behaving(WORKER, ignores_stop=True), WRITER)
     orphan = first.wait_running("worker-0")
@@ -409,7 +409,7 @@ def test_a_successor_kills_orphans_that_outstay_the_grace_period(start: Start) -
     assert second.stop() == 0
 
 
-@pytest.mark.requirement("CH-PROC-01")
+@pytest.mark.requirement("F29", "CH-PROC-01")
 def test_a_successor_does_not_wait_for_sinks_that_cannot_drain(start: Start) -> None:
     patient = msgspec.structs.replace(QUICK, grace_s=600.0)
     stuck = (behaving(WRITER, ignores_stop=True), behaving(PUBLISHER, ignores_stop=True))
