@@ -190,7 +190,7 @@ class Database:
 
         def copy(connection: Connection) -> None:
             for table in batch.rows:
-                copy_rows(connection, table, batch)
+                copy_rows(connection, table, batch, is_live=claim.part == CursorAdvances.part)
 
         self._claimed(claim, copy, lock_timeout)
 

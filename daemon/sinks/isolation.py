@@ -24,6 +24,7 @@ from psycopg import errors, sql
 
 from daemon import log
 from daemon.alerts import Alerts
+from daemon.failpoints import reach
 from daemon.ingest.venues import MARKET_NAMES, VENUE_NAMES
 from daemon.sinks.bisection import Refusal, RefusedRow, store_parts
 from daemon.sinks.failures import UNIQUE_VIOLATION, FailureKind, RefusalNotKept, RowsSwallowed, classify, kind_of
@@ -180,10 +181,12 @@ def _put_aside(
     return set(late)
 
 
-def copy_rows(connection: Connection, table: str, batch: Batch, *, into: sql.Composable | None = None) -> None:
+def copy_rows(
+    connection: Connection, table: str, batch: Batch, *, into: sql.Composable | None = None, is_live: bool = False
+) -> None:
     """COPY the rows that *batch* has for *table* into it, or into another one with the same columns.
 
-    Raises RowsSwallowed if the server takes fewer without an error.
+    is_live: the batch comes from the rings. Raises RowsSwallowed if the server takes fewer without an error.
     """
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         into or sql.Identifier(table), _columns_of(table)
@@ -191,6 +194,8 @@ def copy_rows(connection: Connection, table: str, batch: Batch, *, into: sql.Com
     with connection.cursor() as cursor, batch.block(table) as stream:
         with cursor.copy(statement) as copy:
             copy.write(stream)
+            if is_live:
+                reach("writer.in_copy")
         if cursor.rowcount != batch.rows[table]:
             raise RowsSwallowed(f"{table}: sent {batch.rows[table]} rows, the server took {cursor.rowcount}")
 

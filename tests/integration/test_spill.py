@@ -184,6 +184,7 @@ def test_a_batch_whose_acknowledgement_was_lost_before_the_database_went_away_is
 
 AWAY, BACK = True, False
 KILLS = {
+    "writer.in_copy": BACK,
     "writer.before_commit": BACK,
     "writer.after_commit": BACK,
     "spill.written": AWAY,
@@ -196,10 +197,10 @@ KILLS = {
     "recovery.after_commit": BACK,
     "recovery.removed": BACK,
 }
-IN_SHORT = ("spill.renamed", "recovery.after_commit")
+IN_SHORT = ("writer.in_copy", "writer.before_commit", "writer.after_commit", "spill.renamed", "recovery.after_commit")
 
 
-@pytest.mark.requirement("DLP-01", "DLP-03", "F26")
+@pytest.mark.requirement("DLP-01", "DLP-03", "F26", "F28")
 @pytest.mark.parametrize(
     "point", [point if point in IN_SHORT else pytest.param(point, marks=pytest.mark.nightly) for point in KILLS]
 )

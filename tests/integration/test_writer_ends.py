@@ -13,6 +13,7 @@ import pytest
 from daemon.embedded import EmbeddedPostgres
 from daemon.errors import RingReplaced
 from native_pipeline.ring_creation import create_ring
+from tests.effort import examples
 from tests.integration import writer_rig
 from tests.integration.cutting_proxy import Cut, CuttingProxy
 from tests.integration.writer_rig import (
@@ -30,6 +31,8 @@ from tests.integration.writer_rig import (
 from tests.reference.packed_records import Event
 
 make_rings = writer_rig.make_rings
+
+KILLS = examples(6, nightly=100)
 
 
 @pytest.mark.requirement("DLP-01")
@@ -73,33 +76,41 @@ def test_events_one_row_short_of_a_batch_survive_the_kill_of_the_writer_once(
     assert query(postgres_dsn, by_type) == [("expected", 100, 1), ("status", 99, 1)]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.requirement("DLP-01", "CH-PROC-01")
 def test_a_writer_killed_at_random_moments_under_load_loses_and_repeats_nothing(
-    make_rings: Callable[..., Rings], postgres_dsn: str
+    make_rings: Callable[..., Rings], postgres_dsn: str, chaos_seed: str
 ) -> None:
     rings = make_rings()
-    seed = random.randrange(1 << 32)
-    chance = random.Random(seed)
-    records = 60_000
-    load = threading.Thread(target=rings.fill, args=(records,), kwargs={"mixture": MIXTURE})
-    load.start()
+    chance = random.Random(chaos_seed)
+    is_over = threading.Event()
+    sent = itertools.count()
 
-    kills = 0
-    while kills < 6:
-        with writer_process(rings, postgres_dsn, batch_rows=500, flush_interval_ms=5) as child:
-            wait_until(lambda: rings.writer_pid() == child.pid)
-            time.sleep(chance.uniform(0.0, 0.4))  # the moment of the kill is what is random, nothing is awaited
-            child.kill()
-            child.wait()
-            kills += 1
+    def offer() -> None:
+        while not is_over.wait(0.005):  # a rate that no writer catches up with for good, until the last kill
+            rings.fill(100, mixture=MIXTURE)
+            next(sent)
+
+    load = threading.Thread(target=offer, daemon=True)
+    load.start()
+    try:
+        for _ in range(KILLS):
+            with writer_process(rings, postgres_dsn, batch_rows=500, flush_interval_ms=5) as child:
+                wait_until(lambda: rings.writer_pid() == child.pid)
+                time.sleep(chance.uniform(0.0, 0.4))  # the moment of the kill is what is random, nothing is awaited
+                child.kill()
+                child.wait()
+    finally:
+        is_over.set()
     with writer_process(rings, postgres_dsn, batch_rows=5_000, flush_interval_ms=5) as child:
         load.join(60)
         wait_until(lambda: rings.writer_pid() == child.pid)
         child.terminate()
         assert child.wait(60) == 0
 
-    assert stored(postgres_dsn, *MARKET_TABLES) == (records, records), f"seed {seed}"
-    assert stored(postgres_dsn, "market_events") == (records // 2, records // 2), f"seed {seed}"
+    records = next(sent) * 100
+    assert stored(postgres_dsn, *MARKET_TABLES) == (records, records)
+    assert stored(postgres_dsn, "market_events") == (records // 2, records // 2)
 
 
 @pytest.mark.requirement("CH-RES-01")
