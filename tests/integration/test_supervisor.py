@@ -167,7 +167,8 @@ def test_a_stop_is_graceful_while_no_record_can_be_written(start: Start) -> None
 
 @pytest.mark.requirement("GS-01")
 def test_a_process_that_does_not_stop_is_killed_within_the_grace_period_and_the_exit_code_says_so(start: Start) -> None:
-    daemon = start(WORKER, behaving(WRITER, ignores_stop=True), MONITOR)
+    limits = msgspec.structs.replace(QUICK, grace_s=6.0)  # its margin is what a busy machine takes to reap and to exit
+    daemon = start(WORKER, behaving(WRITER, ignores_stop=True), MONITOR, supervision=limits)
     pid = daemon.wait_running("writer")
     daemon.wait_running("monitor")
     began = time.monotonic()
@@ -175,7 +176,7 @@ def test_a_process_that_does_not_stop_is_killed_within_the_grace_period_and_the_
     code = daemon.stop()
 
     assert code == 1
-    assert time.monotonic() - began < QUICK.grace_s
+    assert time.monotonic() - began < limits.grace_s
     assert not is_alive(pid)
     assert daemon.events("monitor")[-1][0] == "drained"
     assert daemon.log()[-1]["event"] == "Shutdown After Failure"
@@ -209,7 +210,7 @@ def test_one_that_dies_while_it_drains_and_has_no_time_left_is_not_started_again
     assert daemon.stop() == 1
 
     assert len(daemon.lives("writer")) == 1
-    assert daemon.log()[-1]["unclean"] == ["writer"]
+    assert "writer" in daemon.log()[-1]["unclean"]
 
 
 @pytest.mark.requirement("GS-01", "F43")
