@@ -104,6 +104,8 @@ several = st.lists(st.tuples(st.sampled_from([0, 1]), random_records.records), m
 def test_a_block_of_several_rings_becomes_the_rows_that_the_rings_would_have_become(
     module_pipes: list[Pipe], records: list[tuple[int, Record]], cuts: list[int]
 ) -> None:
+    for pipe in module_pipes:
+        pipe.drain()  # whatever the test before this one has left
     reached = [0, 0]
     for number, record in records:
         [reached[number]] = module_pipes[number].put(record)
@@ -130,6 +132,7 @@ def test_a_block_of_several_rings_becomes_the_rows_that_the_rings_would_have_bec
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_bytes_of_a_block_make_the_same_block_again(module_pipes: list[Pipe], records: list[Record]) -> None:
     pipe = module_pipes[0]
+    pipe.drain()
     seqs = pipe.put(*records)
     block, again = RecordBlock(), RecordBlock()
     block.append_from(pipe.reader, seqs[-1] if seqs else 0)
